@@ -1,0 +1,31 @@
+# make demo, make test: all that a fresh machine with Python >= 3.11 needs.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONPYCACHEPREFIX :=
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help demo test test-all lint lock
+
+help: ## List the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/.lock: envs/requirements.lock envs/bootstrap.sh
+	@envs/bootstrap.sh
+
+demo: .venv/.lock ## Build the demo recipe on the CPU, from drawn screens to a report.
+	@snakemake --profile profiles/local all
+	@shardline open demo
+
+test: .venv/.lock ## The fast tests: all that is not marked slow, slurm or gpu.
+	@pytest -m "not slow and not slurm and not gpu" $(PYTEST)
+
+test-all: .venv/.lock ## Every test that this machine can run.
+	@pytest $(PYTEST)
+
+lint: .venv/.lock ## ruff, snakefmt and snakemake's own lint.
+	@ruff check . && ruff format --check . && snakefmt --check Snakefile rules && snakemake --lint
+
+lock: ## Pin the packages of envs/requirements.in anew.
+	@uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --no-annotate --upgrade envs/requirements.in -o envs/requirements.lock

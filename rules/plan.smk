@@ -1,0 +1,36 @@
+"""What a stage trains on, in which order, in which packs.
+
+Needs: results/tokens/ of every dataset in the stage's mixture.
+Makes: results/plans/<recipe>/<stage>.{parquet,json,rejects.jsonl}.
+"""
+
+planning = Tracked("plan_stage", project.plan, "recipe", "stage")
+
+
+checkpoint plan_stage:
+    """Draw the mixture, pack it and fix the global order of a stage."""
+    input:
+        tokens=upstream.tokens,
+    output:
+        plan="results/plans/{recipe}/{stage}.json",
+        parquet="results/plans/{recipe}/{stage}.parquet",
+        rejects="results/plans/{recipe}/{stage}.rejects.jsonl",
+    log:
+        "results/logs/plan_stage/{recipe}/{stage}.log",
+    benchmark:
+        "results/benchmarks/plan_stage/{recipe}/{stage}.jsonl"
+    params:
+        *planning.params,
+        options=planning.options,
+    message:
+        "plan {wildcards.recipe} {wildcards.stage}"
+    shell:
+        r"""
+        python scripts/plan_stage.py \
+            --options {params.options:q} \
+            --tokens {input.tokens:q} \
+            --plan {output.plan:q} \
+            --parquet {output.parquet:q} \
+            --rejects {output.rejects:q} \
+            2>&1 | tee {log:q}
+        """

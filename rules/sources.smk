@@ -1,0 +1,103 @@
+"""Raw data and base models, fetched and locked.
+
+Makes: results/raw/<dataset>/, its lock and file list; results/raw/models/<name>/ likewise.
+These rules alone see the network and the hub's token; nothing under raw/ changes after its lock.
+"""
+
+fetching = Tracked("fetch_dataset", project.fetch, "dataset")
+fetching_models = Tracked("fetch_model", project.fetch_model, "model")
+building_models = Tracked("build_model", project.build_model, "model")
+
+
+localrules:
+    fetch_dataset,
+    fetch_model,
+
+
+checkpoint fetch_dataset:
+    """Fetch or generate a dataset and lock the hash of every file."""
+    output:
+        lock="results/raw/{dataset}.lock.json",
+        files="results/raw/{dataset}.files.tsv",
+    log:
+        "results/logs/fetch_dataset/{dataset}.log",
+    benchmark:
+        "results/benchmarks/fetch_dataset/{dataset}.jsonl"
+    wildcard_constraints:
+        dataset=fetching.constraints[0],
+    params:
+        *fetching.params,
+        upstream.folder_digest,
+        options=fetching.options,
+    message:
+        "fetch dataset {wildcards.dataset}"
+    shell:
+        r"""
+        python scripts/fetch_dataset.py \
+            --dataset {wildcards.dataset:q} \
+            --options {params.options:q} \
+            --raw results/raw/{wildcards.dataset:q} \
+            --lock {output.lock:q} \
+            --files {output.files:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+checkpoint fetch_model:
+    """Fetch a model (a snapshot of the hub or a folder) and lock it."""
+    output:
+        lock="results/raw/models/{model}.lock.json",
+        files="results/raw/models/{model}.files.tsv",
+    log:
+        "results/logs/fetch_model/{model}.log",
+    benchmark:
+        "results/benchmarks/fetch_model/{model}.jsonl"
+    wildcard_constraints:
+        model=fetching_models.constraints[0],
+    params:
+        *fetching_models.params,
+        upstream.folder_digest,
+        options=fetching_models.options,
+    message:
+        "fetch model {wildcards.model}"
+    shell:
+        r"""
+        python scripts/fetch_model.py \
+            --model {wildcards.model:q} \
+            --options {params.options:q} \
+            --raw results/raw/models/{wildcards.model:q} \
+            --lock {output.lock:q} \
+            --files {output.files:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+checkpoint build_model:
+    """Build a model from a config file: random weights, tokenizer of the recipe's own text."""
+    input:
+        converted=upstream.text_of_model,
+    output:
+        lock="results/raw/models/{model}.lock.json",
+        files="results/raw/models/{model}.files.tsv",
+    log:
+        "results/logs/build_model/{model}.log",
+    benchmark:
+        "results/benchmarks/build_model/{model}.jsonl"
+    wildcard_constraints:
+        model=building_models.constraints[0],
+    params:
+        *building_models.params,
+        options=building_models.options,
+    message:
+        "build model {wildcards.model}"
+    shell:
+        r"""
+        python scripts/build_model.py \
+            --model {wildcards.model:q} \
+            --options {params.options:q} \
+            --converted {input.converted:q} \
+            --raw results/raw/models/{wildcards.model:q} \
+            --lock {output.lock:q} \
+            --files {output.files:q} \
+            2>&1 | tee {log:q}
+        """

@@ -1,0 +1,225 @@
+"""Packed attention: the samples of a pack, and the images of a vision tower, never see each other.
+
+Importing this module registers the attention ``shardline_varlen`` with transformers. A forward that
+gives boundaries gets variable-length attention, exact for every segment:
+
+* language model: ``cu_seq_lens_q`` (int32 [n + 1]) and ``max_length_q``, causal, with position ids
+  of three rows [3, 1, T] and no attention mask;
+* vision tower: the keywords of `vision_segments`, not causal.
+
+On CUDA in half precision this is PyTorch's ``varlen_attn``. Elsewhere segments are laid side by
+side as rows of a batch for scaled dot product attention (SDPA). Without boundaries it is plain
+SDPA, which honours a padding mask and a KV cache: that is what ``generate`` uses.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "shardline_varlen"
+FILL = 0.75  # causal rows of one batch are at least this full: little waste, few calls
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """The attention function that transformers calls for ``shardline_varlen``.
+
+    Args:
+        query: [1, heads, T, head size]; ``key`` and ``value`` may have fewer heads (grouped).
+        attention_mask: only without boundaries; [batch, 1, queries, keys] as `sdpa_mask` makes it.
+
+    Returns:
+        [batch, T, heads, head size] and no weights.
+
+    Raises:
+        ValueError: boundaries together with a mask, or with more than one row.
+    """
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    # Some transformers versions hand the language model's boundaries on to the vision tower, so
+    # that each of the two has names of its own.
+    names = ("cu_seq_lens_q", "max_length_q") if causal else ("segments", "longest_segment")
+    bounds, longest = (kwargs.get(name) for name in names)
+    if bounds is None:
+        return sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=scaling,
+            dropout=dropout,
+            is_causal=causal,
+        )
+    if attention_mask is not None or len(query) != 1:
+        raise ValueError("packed attention takes one row and no attention mask")
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
+        output = _varlen(query, key, value, bounds, longest, scaling, causal)
+    else:
+        if groups := query.shape[1] // key.shape[1] - 1:
+            key, value = (t.repeat_interleave(groups + 1, dim=1) for t in (key, value))
+        output = _in_rows(query, key, value, bounds, scaling, dropout, causal)
+    return output.unsqueeze(0), None
+
+
+def vision_segments(grids: Sequence[Sequence[int]], device: torch.device | str) -> dict[str, Any]:
+    """Forward keywords that make a Qwen2-VL vision tower attend within each frame in one call.
+
+    Without them the tower calls its attention image by image.
+
+    Args:
+        grids: (time, height, width) of each image in patches.
+    """
+    sizes = [height * width for time, height, width in grids for _ in range(time)]
+    bounds = [0, *itertools.accumulate(sizes)]
+    return {
+        # One chunk for the tower's own loop over images; our attention knows the real segments.
+        "image_cu_seqlens": torch.tensor([0, bounds[-1]], dtype=torch.int32, device=device),
+        "image_segments": torch.tensor(bounds, dtype=torch.int32, device=device),
+        "image_longest_segment": max(sizes),
+    }
+
+
+def _varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    longest: int,
+    scaling: float | None,
+    causal: bool,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    options: dict[str, Any] = {"scale": scaling}
+    known = inspect.signature(varlen_attn).parameters
+    if "window_size" in known:
+        options["window_size"] = (-1, 0) if causal else (-1, -1)
+    else:
+        options["is_causal"] = causal
+    if query.shape[1] != key.shape[1]:
+        if "enable_gqa" in known:
+            options["enable_gqa"] = True
+        else:
+            groups = query.shape[1] // key.shape[1]
+            key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
+    query, key, value = (t.contiguous() for t in (query, key, value))
+    return varlen_attn(query, key, value, bounds, bounds, longest, longest, **options)
+
+
+class _Batch(NamedTuple):
+    """Segments laid out as ``rows`` x ``width``: the batch's place among all the rows."""
+
+    rows: int
+    width: int
+
+
+class _Layout(NamedTuple):
+    batches: tuple[_Batch, ...]
+    take: torch.Tensor | None
+    """[sum of rows x width] token of each cell (padding repeats a token); None: as they are."""
+    back: torch.Tensor | None
+    """[T] cell of each token."""
+
+
+@functools.lru_cache(maxsize=16)
+def _layout(bounds: tuple[int, ...], causal: bool, device: torch.device) -> _Layout:
+    segments = [(stop - start, start) for start, stop in itertools.pairwise(bounds) if stop > start]
+    if len({length for length, _ in segments}) == 1:
+        return _Layout((_Batch(len(segments), segments[0][0]),), None, None)
+    segments.sort(reverse=True)
+    batches: list[_Batch] = []
+    take: list[torch.Tensor] = []
+    back = torch.empty(bounds[-1], dtype=torch.int64)
+    cells = 0
+    while segments:
+        width = segments[0][0]
+        # A causal row hides what is padded on its right; rows that see all must be full.
+        least = FILL * width if causal else width
+        group = list(itertools.takewhile(lambda item: item[0] >= least, segments))
+        segments = segments[len(group) :]
+        batches.append(_Batch(len(group), width))
+        for length, start in group:
+            take.append((start + torch.arange(width)).clamp_(max=start + length - 1))
+            back[start : start + length] = torch.arange(cells, cells + length)
+            cells += width
+    return _Layout(tuple(batches), torch.cat(take).to(device), back.to(device))
+
+
+class _Spread(torch.autograd.Function):
+    """``tokens[take]``. Padding cells have no gradient, so each token takes its own cell's."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: torch.Tensor, layout: _Layout) -> torch.Tensor:
+        ctx.back = layout.back
+        return tokens.index_select(0, layout.take)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradient.index_select(0, ctx.back), None
+
+
+class _Gather(torch.autograd.Function):
+    """``cells[back]``; the gradient of a padding cell is zero."""
+
+    @staticmethod
+    def forward(ctx: Any, cells: torch.Tensor, layout: _Layout) -> torch.Tensor:
+        ctx.back, ctx.cells = layout.back, len(cells)
+        return cells.index_select(0, layout.back)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        cells = gradient.new_zeros(ctx.cells, *gradient.shape[1:])
+        return cells.index_copy_(0, ctx.back, gradient), None
+
+
+def _in_rows(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    scaling: float | None,
+    dropout: float,
+    causal: bool,
+) -> torch.Tensor:
+    """SDPA over segments of [T, heads, head size] tensors, laid out as rows."""
+    layout = _layout(tuple(bounds.tolist()), causal, query.device)
+    tensors = (query, key, value)
+    if layout.take is not None:
+        tensors = tuple(_Spread.apply(tensor, layout) for tensor in tensors)
+    outputs, done = [], 0
+    for rows, width in layout.batches:
+        cells = slice(done, done + rows * width)
+        done += rows * width
+        attended = scaled_dot_product_attention(
+            *(t[cells].unflatten(0, (rows, width)).transpose(1, 2) for t in tensors),
+            dropout_p=dropout,
+            is_causal=causal,
+            scale=scaling,
+        )
+        outputs.append(attended.transpose(1, 2).flatten(0, 1))
+    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return output if layout.take is None else _Gather.apply(output, layout)
+
+
+AttentionInterface.register(NAME, packed_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,0 +1,402 @@
+"""From a validated config to what each job is: its names, its options, what it depends on.
+
+Each rule has one table, keyed by its wildcards; the value is the plain data its program gets as
+``--options``. A table holds exactly what that program reads, so that a change reruns no other.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from shardline import paths, registry
+from shardline.config.schema import Config, ModuleTuning, Recipe, Stage, Tokens, Tune
+from shardline.errors import ConfigError
+from shardline.files import read_json, sha256_bytes, short_hash
+
+Options = dict[str, Any]
+_MIXTURE = re.compile(r"^(?P<dataset>[A-Za-z][A-Za-z0-9_]*)(%(?P<percent>\d+(\.\d+)?))?$")
+
+
+@dataclass(frozen=True)
+class StageData:
+    """Where the training data of one dataset in one stage lives."""
+
+    dataset: str
+    percent: float
+    filtered: str
+    tokens: str
+
+
+class Project:
+    """All jobs of the recipes in ``build``.
+
+    Raises:
+        ConfigError: a name that does not exist, or settings that contradict each other.
+    """
+
+    def __init__(self, config: Config, root: Path) -> None:
+        self.config = config
+        self.root = root
+        self.plugins = sorted(config.plugins)
+        self.fetch: dict[tuple[str], Options] = {}
+        self.convert: dict[tuple[str], Options] = {}
+        self.decide: dict[tuple[str, str], Options] = {}
+        self.tokenize: dict[tuple[str, str], Options] = {}
+        self.filter_of: dict[tuple[str, str], str] = {}
+        self.fetch_model: dict[tuple[str], Options] = {}
+        self.build_model: dict[tuple[str], Options] = {}
+        self.plan: dict[tuple[str, str], Options] = {}
+        self.train: dict[tuple[str, str], Options] = {}
+        self.merge: dict[tuple[str, str], Options] = {}
+        self.adapter: dict[tuple[str, str], Options] = {}
+        self.predict: dict[tuple[str, str, str], Options] = {}
+        self.score: dict[tuple[str, str, str], Options] = {}
+        self.report: dict[tuple[str], Options] = {}
+        self.model_of: dict[tuple[str, str], str] = {}
+        self.stage_data: dict[tuple[str, str], list[StageData]] = {}
+        for name in config.build:
+            if name not in config.recipes:
+                allowed = ", ".join(sorted(config.recipes))
+                raise ConfigError(f"build = {name!r}: no such recipe; allowed: {allowed}")
+            self._add_recipe(name, config.recipes[name])
+
+    def _add_recipe(self, name: str, recipe: Recipe) -> None:
+        where = f"recipes.{name}"
+        self._check_module("families", recipe.family, f"{where}.family")
+        self._check_stage_names(recipe, where)
+        base = self._add_model(recipe.base, recipe, where)
+        self.model_of[name, "base"] = base
+        for benchmark in recipe.evaluate:
+            dataset = self._add_dataset(benchmark, f"{where}.evaluate")
+            if dataset.metric is None:
+                raise ConfigError(
+                    f"{where}.evaluate: {benchmark!r} is no benchmark: it has no `metric`"
+                )
+            self._check_module("metrics", dataset.metric, f"datasets.{benchmark}.metric")
+        for stage in recipe.stages:
+            self._add_stage(name, recipe, stage, base, where)
+        for model in self.models(name):
+            for benchmark in recipe.evaluate:
+                self._add_evaluation(name, recipe, model, benchmark)
+        self.report[(name,)] = self._report_options(name, recipe, base)
+
+    def _add_stage(self, name: str, recipe: Recipe, stage: Stage, base: str, where: str) -> None:
+        where = f"{where}.stages.{stage.name}"
+        tokens = stage.tokens or recipe.tokens
+        self._check_module("tasks", tokens.task, f"{where}.tokens.task")
+        mixture = [self._mixture_entry(entry, where) for entry in stage.train or recipe.train]
+        names = [dataset for dataset, _ in mixture]
+        if duplicates := sorted({dataset for dataset in names if names.count(dataset) > 1}):
+            raise ConfigError(f"{where}.train: {', '.join(duplicates)} stands there twice")
+        filters = self._filters(recipe.filters if stage.filters is None else stage.filters, where)
+        data = []
+        for position, (dataset, percent) in enumerate(mixture):
+            self._add_dataset(dataset, f"{where}.train")
+            variant = self._add_filter(dataset, filters, names[:position], recipe.evaluate)
+            data.append(
+                StageData(
+                    dataset,
+                    percent,
+                    variant,
+                    self._add_tokens(dataset, variant, recipe, tokens, base),
+                )
+            )
+        key = (name, stage.name)
+        self.stage_data[key] = data
+        self.plan[key] = {
+            "recipe": name,
+            "stage": stage.name,
+            "method": stage.method,
+            "seed": recipe.seed,
+            "mixture": [{"dataset": d.dataset, "percent": d.percent} for d in data],
+            "global_batch": stage.global_batch.model_dump(),
+            "steps": stage.steps,
+            "epochs": stage.epochs,
+            "max_length": stage.max_length,
+            "family": recipe.family,
+            "env_epoch": recipe.env_epoch,
+            "plugins": self._plugins_of(families=[recipe.family]),
+        }
+        self.train[key] = {
+            "recipe": name,
+            "stage": stage.name,
+            "method": stage.method,
+            "family": recipe.family,
+            "seed": recipe.seed,
+            "precision": stage.precision,
+            "tune": tune_options(stage.tune),
+            "optimizer": stage.optimizer.model_dump(mode="json"),
+            "schedule": stage.schedule.model_dump(),
+            "env_epoch": recipe.env_epoch,
+            "plugins": self._plugins_of(families=[recipe.family]),
+        }
+        self.merge[key] = {
+            "family": recipe.family,
+            "plugins": self._plugins_of(families=[recipe.family]),
+        }
+        if stage.is_lora:
+            self.adapter[key] = {}
+        if stage.init.startswith(("hub://", "folder:")):
+            self.model_of[name, f"init of {stage.name}"] = self._add_model(
+                stage.init, recipe, where
+            )
+
+    def _add_dataset(self, name: str, where: str):
+        if name not in self.config.datasets:
+            allowed = ", ".join(sorted(self.config.datasets))
+            raise ConfigError(f"{where}: no such dataset: {name!r}; allowed: {allowed}")
+        dataset = self.config.datasets[name]
+        kind, _, rest = dataset.source.partition(":")
+        self._check_module("formats", dataset.format, f"datasets.{name}.format")
+        if kind == "generate":
+            self._check_module("generators", rest, f"datasets.{name}.source")
+        self.fetch[(name,)] = {
+            "source": dataset.source,
+            "source_options": dataset.source_options,
+            "plugins": self._plugins_of(generators=[rest] if kind == "generate" else []),
+        }
+        self.convert[(name,)] = {
+            "format": dataset.format,
+            "format_options": dataset.format_options,
+            "frame": dataset.frame,
+            "max_reject_share": dataset.max_reject_share,
+            "max_pixels": dataset.max_pixels,
+            "shard_rows": dataset.shard_rows,
+            "plugins": self._plugins_of(formats=[dataset.format]),
+        }
+        return dataset
+
+    def _add_filter(
+        self, dataset: str, filters: list[Options], earlier: list[str], benchmarks: list[str]
+    ) -> str:
+        context = {
+            part for entry in filters for part in self._module("filters", entry["name"]).CONTEXT
+        }
+        options = {
+            "filters": filters,
+            "earlier": earlier if "earlier" in context else [],
+            "benchmarks": sorted(benchmarks) if "benchmarks" in context else [],
+            "plugins": self._plugins_of(filters=[entry["name"] for entry in filters]),
+        }
+        words = [entry["name"] for entry in filters] or ["all"]
+        variant = "-".join([*words, short_hash({**options, "plugins": []})])
+        self.decide[dataset, variant] = options
+        return variant
+
+    def _add_tokens(
+        self, dataset: str, filtered: str, recipe: Recipe, tokens: Tokens, base: str
+    ) -> str:
+        options = {
+            "family": recipe.family,
+            "task": tokens.task,
+            "tokens": tokens.model_dump(exclude={"task"}),
+            "plugins": self._plugins_of(families=[recipe.family], tasks=[tokens.task]),
+        }
+        identity = {**options, "plugins": [], "filter": filtered, "model": base}
+        variant = f"{recipe.family}-{tokens.task}-{short_hash(identity)}"
+        self.tokenize[dataset, variant] = {**options, "env_epoch": recipe.env_epoch}
+        self.filter_of[dataset, variant] = filtered
+        self.model_of["tokens", variant] = base
+        return variant
+
+    def _add_model(self, source: str, recipe: Recipe, where: str) -> str:
+        kind, _, rest = source.partition(":")
+        if kind == "init":
+            return self._add_built_model(rest, recipe, where)
+        words = re.sub(r"[^A-Za-z0-9]+", "-", rest.split("@")[0].strip("/").split("/")[-1])
+        name = f"{words}-{short_hash(source)}"
+        self.fetch_model[(name,)] = {"source": source}
+        return name
+
+    def _add_built_model(self, file: str, recipe: Recipe, where: str) -> str:
+        path = self.root / file
+        if not path.is_file():
+            raise ConfigError(f"{where}.base = 'init:{file}': no such file")
+        options = {
+            "config": read_json(path),
+            "family": recipe.family,
+            "task": recipe.tokens.task,
+            "tokens": recipe.tokens.model_dump(exclude={"task"}),
+            "datasets": sorted(
+                {
+                    self._mixture_entry(entry, where)[0]
+                    for stage in recipe.stages
+                    for entry in stage.train or recipe.train
+                }
+            ),
+            "plugins": self._plugins_of(families=[recipe.family], tasks=[recipe.tokens.task]),
+        }
+        name = f"{path.stem}-{short_hash({**options, 'plugins': []})}"
+        self.build_model[(name,)] = options
+        return name
+
+    def _add_evaluation(self, name: str, recipe: Recipe, model: str, benchmark: str) -> None:
+        tokens = recipe.tokens
+        if model != "base":
+            tokens = self.stage(name, model).tokens or tokens
+        metric = self.config.datasets[benchmark].metric
+        shared = {"task": tokens.task, "tokens": tokens.model_dump(exclude={"task"})}
+        self.predict[name, model, benchmark] = {
+            **shared,
+            "plugins": self._plugins_of(families=[recipe.family], tasks=[tokens.task]),
+            "family": recipe.family,
+            "max_new_tokens": recipe.max_new_tokens,
+            "limit": None,
+            "env_epoch": recipe.env_epoch,
+        }
+        self.score[name, model, benchmark] = {
+            **shared,
+            "plugins": self._plugins_of(metrics=[metric], tasks=[tokens.task]),
+            "metric": metric,
+        }
+
+    def _report_options(self, name: str, recipe: Recipe, base: str) -> Options:
+        datasets: dict[str, Options] = {}
+        for stage in recipe.stages:
+            for data in self.stage_data[name, stage.name]:
+                datasets[f"{data.dataset}/{data.tokens}"] = {
+                    "name": data.dataset,
+                    "filter": data.filtered,
+                    "tokens": data.tokens,
+                    "role": "train",
+                }
+        for benchmark in recipe.evaluate:
+            datasets[benchmark] = {"name": benchmark, "role": "benchmark"}
+        for entry in datasets.values():
+            registered = self.config.datasets[entry["name"]]
+            entry |= {"licence": registered.licence, "source": registered.source}
+        return {
+            "recipe": name,
+            "title": name,
+            "description": recipe.description,
+            "datasets": list(datasets.values()),
+            "stages": [
+                {
+                    "name": stage.name,
+                    "init": stage.init,
+                    "method": stage.method,
+                    "exports": self.exports(name, stage.name),
+                }
+                for stage in recipe.stages
+            ],
+            "benchmarks": recipe.evaluate,
+            "models": self.models(name),
+            "base": base,
+            "base_source": recipe.base,
+            "base_licence": recipe.base_licence,
+            "config": recipe.model_dump(mode="json"),
+        }
+
+    def stage(self, recipe: str, name: str) -> Stage:
+        """A recipe's stage by name."""
+        return next(stage for stage in self.config.recipes[recipe].stages if stage.name == name)
+
+    def models(self, recipe: str) -> list[str]:
+        """The models of a recipe that are evaluated: the base and every stage."""
+        return ["base", *(stage.name for stage in self.config.recipes[recipe].stages)]
+
+    def exports(self, recipe: str, stage: str) -> list[str]:
+        """The exports of a stage; `merged` is always there, as evaluation reads it."""
+        settings = self.stage(recipe, stage)
+        wanted = settings.exports or self.config.recipes[recipe].exports
+        if not settings.is_lora:
+            wanted = [kind for kind in wanted if kind != "adapter"]
+        return sorted({*wanted, "merged"})
+
+    def export_paths(self) -> list[str]:
+        """Manifests of every export of every stage."""
+        return [paths.export(*key, kind) for key in self.train for kind in self.exports(*key)]
+
+    def initial_model(self, recipe: str, stage: str) -> tuple[str, str]:
+        """What a stage starts from: ("model", name) or ("stage", name)."""
+        init = self.stage(recipe, stage).init
+        if init == "base":
+            return "model", self.model_of[recipe, "base"]
+        if init.startswith(("hub://", "folder:")):
+            return "model", self.model_of[recipe, f"init of {stage}"]
+        return "stage", init
+
+    @cached_property
+    def folder_digests(self) -> dict[str, str]:
+        """One digest of (relative path, size) for each folder source, read at parse time."""
+        return {
+            name: folder_digest(Path(options["source"].removeprefix("folder:")))
+            for (name,), options in {**self.fetch, **self.fetch_model}.items()
+            if options["source"].startswith("folder:")
+        }
+
+    def _check_stage_names(self, recipe: Recipe, where: str) -> None:
+        seen = ["base"]
+        for stage in recipe.stages:
+            if stage.name in seen:
+                raise ConfigError(f"{where}.stages: the name {stage.name!r} is taken")
+            if not stage.init.startswith(("hub://", "folder:")) and stage.init not in seen:
+                raise ConfigError(
+                    f"{where}.stages.{stage.name}.init = {stage.init!r}: no earlier stage has this "
+                    f"name; allowed: {', '.join(seen)}, hub://owner/name@revision, folder:/path"
+                )
+            seen.append(stage.name)
+
+    def _mixture_entry(self, entry: str, where: str) -> tuple[str, float]:
+        if not (match := _MIXTURE.match(entry)):
+            raise ConfigError(f"{where}.train: {entry!r} is not `name` or `name%50`")
+        return match["dataset"], float(match["percent"] or 100)
+
+    def _filters(self, entries: list[dict[str, Options]], where: str) -> list[Options]:
+        filters = []
+        for entry in entries:
+            ((name, given),) = entry.items()
+            self._check_module("filters", name, f"{where}.filters")
+            defaults = self._module("filters", name).DEFAULTS
+            if unknown := sorted(set(given) - set(defaults)):
+                raise ConfigError(
+                    f"{where}.filters.{name}: unknown key {unknown[0]!r}; "
+                    f"allowed: {', '.join(sorted(defaults)) or 'none'}"
+                )
+            filters.append({"name": name, "options": {**defaults, **given}})
+        return filters
+
+    def _plugins_of(self, **named: list[str]) -> list[str]:
+        """The plug-in files that provide any of the named modules, and no others."""
+        return [
+            plugin
+            for plugin in self.plugins
+            if any(name in registry.offered(kind, plugin) for kind in named for name in named[kind])
+        ]
+
+    def _module(self, kind: str, name: str) -> Any:
+        return registry.load(kind, name, self.plugins)
+
+    def _check_module(self, kind: str, name: str, where: str) -> None:
+        if name not in (known := registry.names(kind, self.plugins)):
+            raise ConfigError(f"{where} = {name!r}: no such module; allowed: {', '.join(known)}")
+
+
+def tune_options(tune: Tune) -> Options:
+    """``tune`` as the training program reads it: one flat section a module."""
+    return {name: _module_options(getattr(tune, name)) for name in ("llm", "projector", "vision")}
+
+
+def _module_options(module: ModuleTuning | None) -> Options:
+    if module is None:
+        return {"mode": "frozen"}
+    shared = {"lr": module.lr, "weight_decay": module.weight_decay}
+    if module.lora is None:
+        return {"mode": "full", **shared}
+    return {"mode": "lora", **shared, **module.lora.model_dump()}
+
+
+def folder_digest(folder: Path) -> str:
+    """Digest over the relative path and size of every file in a folder."""
+    if not folder.is_dir():
+        return "missing"
+    rows = sorted(
+        f"{file.relative_to(folder)}\t{file.stat().st_size}"
+        for file in folder.rglob("*")
+        if file.is_file()
+    )
+    return sha256_bytes("\n".join(rows).encode())[:16]

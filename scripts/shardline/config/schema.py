@@ -1,0 +1,240 @@
+"""What a user may write under ``datasets`` and ``recipes``, checked strictly.
+
+The JSON schemas in ``config/schemas`` for editors come from these models. Only the Snakefile and
+the `shardline` command import this module: programs get their slice of config as plain data.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
+DATASET_SOURCE = r"^(hub://[\w.-]+/[\w.-]+@[\w.-]+|folder:.+|generate:[a-z_]+)$"
+MODEL_SOURCE = r"^(hub://[\w.-]+/[\w.-]+@[\w.-]+|folder:.+|init:.+\.json)$"
+
+
+def _as_section(value: Any) -> Any:
+    """`dedup` is short for `dedup: {}`."""
+    return {value: {}} if isinstance(value, str) else value
+
+
+def _one_filter(value: dict[str, Any]) -> dict[str, Any]:
+    if len(value) != 1:
+        raise ValueError("give one filter an entry: `- name` or `- name: {options}`")
+    return value
+
+
+Name = Annotated[str, Field(pattern=NAME)]
+RawFrame = Literal["pixel_xywh", "pixel_xyxy", "unit_xywh", "unit_xyxy", "per_mille_xyxy"]
+FilterEntry = Annotated[
+    dict[Name, dict[str, Any]], BeforeValidator(_as_section), AfterValidator(_one_filter)
+]
+
+
+class Strict(BaseModel):
+    """A section of config: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class Dataset(Strict):
+    """One entry of the dataset registry. A benchmark is an entry with a `metric`."""
+
+    source: str = Field(
+        pattern=DATASET_SOURCE,
+        description="hub://owner/name@revision, folder:/path or generate:<generator>",
+    )
+    source_options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="allow: file patterns of a hub snapshot; or the options of a generator",
+    )
+    format: Name = Field(description="a module of shardline/formats")
+    format_options: dict[str, Any] = Field(default_factory=dict)
+    frame: (
+        Literal["pixel_xywh", "pixel_xyxy", "unit_xywh", "unit_xyxy", "per_mille_xyxy"] | None
+    ) = Field(default=None, description="in what the raw boxes are measured; never guessed")
+    licence: str = Field(min_length=1, description="SPDX id in lower case, or 'proprietary'")
+    metric: Name | None = Field(default=None, description="a module of shardline/metrics")
+    max_reject_share: float = Field(
+        default=0.01, ge=0, le=1, description="share of rows the audit may reject before it fails"
+    )
+    max_pixels: int = Field(default=100_000_000, gt=0, description="pixel limit of one image")
+    shard_rows: int = Field(default=5_000, gt=0, description="source rows a shard")
+
+
+class Lora(Strict):
+    """Low-rank adapters on the linear layers of a module."""
+
+    rank: int = Field(gt=0)
+    alpha: float = Field(gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: list[str] | None = Field(
+        default=None, description="layer names, e.g. [q_proj, v_proj]; default: every linear layer"
+    )
+
+
+class ModuleTuning(Strict):
+    """How one module learns: `lora: {...}` or `full: true`, at its own learning rate."""
+
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    lora: Lora | None = None
+    full: bool = False
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ModuleTuning:
+        if (self.lora is not None) == self.full:
+            raise ValueError("give either `lora: {rank, alpha}` or `full: true`")
+        return self
+
+
+def _unfrozen(value: Any) -> Any:
+    if value == "frozen":
+        return None
+    if value is not None and not isinstance(value, dict | ModuleTuning):
+        raise ValueError("give `frozen`, or a section with lr and either `lora` or `full: true`")
+    return value
+
+
+Module = Annotated[ModuleTuning | None, BeforeValidator(_unfrozen)]
+
+
+class Tune(Strict):
+    """Which modules learn; a module that is not named is `frozen`."""
+
+    llm: Module = None
+    projector: Module = None
+    vision: Module = None
+
+    @model_validator(mode="after")
+    def _something_learns(self) -> Tune:
+        if not (self.llm or self.projector or self.vision):
+            raise ValueError("all modules are frozen: nothing would learn")
+        return self
+
+
+class GlobalBatch(Strict):
+    """The size of one optimiser step."""
+
+    samples: int = Field(gt=0, description="samples an optimiser step, whatever the hardware")
+
+
+class Optimizer(Strict):
+    """The optimiser; learning rates and weight decays stand in `tune`."""
+
+    name: Literal["adamw"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    clip: float | None = Field(default=1.0, gt=0, description="largest gradient norm, null: any")
+
+
+class Schedule(Strict):
+    """The learning rate over the steps."""
+
+    name: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(default=0.03, ge=0, description="below 1: share of the steps; else steps")
+
+
+class Answer(Strict):
+    """How coordinates are written in an answer."""
+
+    decimals: int = Field(default=2, ge=1, le=4, description="decimals of a 0-1 coordinate")
+
+
+class Tokens(Strict):
+    """What one sample becomes for the model."""
+
+    task: Name = Field(default="grounding", description="a module of shardline/tasks")
+    min_visual_tokens: int = Field(default=4, gt=0)
+    max_visual_tokens: int = Field(default=1344, gt=0)
+    prompt: str | None = Field(default=None, description="replaces the task's own prompt")
+    answer: Answer = Field(default_factory=Answer)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Tokens:
+        if self.min_visual_tokens > self.max_visual_tokens:
+            raise ValueError("min_visual_tokens is above max_visual_tokens")
+        return self
+
+
+class Stage(Strict):
+    """One training stage of a recipe; train, filters and tokens override the recipe's."""
+
+    name: Name
+    method: Literal["sft"] = "sft"
+    init: str = Field(default="base", description="base, an earlier stage, hub://… or folder:…")
+    tune: Tune
+    global_batch: GlobalBatch
+    steps: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    max_length: int = Field(default=4096, gt=0, description="tokens a pack")
+    precision: Literal["bf16", "fp32"] = "bf16"
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    schedule: Schedule = Field(default_factory=Schedule)
+    train: list[str] | None = None
+    filters: list[FilterEntry] | None = None
+    tokens: Tokens | None = None
+    exports: list[Literal["adapter", "merged"]] | None = None
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> Stage:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either `steps` or `epochs`")
+        return self
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether any module learns through adapters."""
+        modules = (self.tune.llm, self.tune.projector, self.tune.vision)
+        return any(module and module.lora for module in modules)
+
+    @model_validator(mode="after")
+    def _adapter_needs_lora(self) -> Stage:
+        if self.exports and "adapter" in self.exports and not self.is_lora:
+            raise ValueError(f"stage {self.name} has no LoRA module: there is no adapter to export")
+        return self
+
+
+class Recipe(Strict):
+    """One recipe: data, tokens, training stages, exports and benchmarks."""
+
+    description: str = ""
+    family: Name = Field(description="a module of shardline/families")
+    base: str = Field(pattern=MODEL_SOURCE, description="hub://…@revision, folder:… or init:….json")
+    base_licence: str = Field(default="unknown", description="SPDX id of the base model's licence")
+    seed: int = Field(default=0, ge=0)
+    env_epoch: int = Field(default=0, ge=0, description="raise it to rerun after a version change")
+    train: list[str] = Field(min_length=1, description="dataset names, `name%50` for a seeded half")
+    filters: list[FilterEntry] = Field(default_factory=list)
+    tokens: Tokens = Field(default_factory=Tokens)
+    stages: list[Stage] = Field(min_length=1)
+    exports: list[Literal["adapter", "merged"]] = Field(default_factory=lambda: ["merged"])
+    evaluate: list[Name] = Field(default_factory=list)
+    max_new_tokens: int = Field(default=64, gt=0, description="answer limit at evaluation")
+
+
+class MLflow(Strict):
+    """Where runs are tracked; MLFLOW_TRACKING_URI in the environment wins."""
+
+    uri: str = "sqlite:///results/mlflow.db"
+    experiment: str = "shardline"
+
+
+class Config(Strict):
+    """The whole config; `datasets` and `recipes` are validated entry by entry."""
+
+    build: list[Name] = Field(default_factory=lambda: ["demo"], min_length=1)
+    plugins: list[str] = Field(default_factory=list)
+    mlflow: MLflow = Field(default_factory=MLflow)
+    datasets: dict[Name, Dataset]
+    recipes: dict[Name, Recipe]

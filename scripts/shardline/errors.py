@@ -1,0 +1,75 @@
+"""Errors that a user can act on, and the entry point that prints them without a traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+TEMPORARY_FAILURE = 75  # os.EX_TEMPFAIL: a scheduler may simply try again
+
+
+class UserError(Exception):
+    """Something is wrong outside the code: a config value, a data file, the machine.
+
+    The message says what is wrong, where, and what to do; it is printed as it is.
+    """
+
+
+class ConfigError(UserError):
+    """A config value is wrong; the message names file, key, value and what is allowed."""
+
+
+class DataError(UserError):
+    """A data file or row is wrong; the message names dataset, file and row."""
+
+
+class SampleError(DataError):
+    """One sample cannot be used: the stage counts it under ``reason`` and goes on."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class GateError(UserError):
+    """A gate found that going on would waste or poison the work that follows."""
+
+
+class Interrupted(UserError):
+    """The program was asked to stop and saved its state; running it again continues."""
+
+
+def run_program(main: Callable[[Sequence[str] | None], None]) -> None:
+    """Run a program's ``main(argv)`` and exit: 0, 1 for a user error, 75 for an interruption.
+
+    A traceback is left only for what is a bug; a full disk is named with its path.
+    """
+    try:
+        main(None)
+    except Interrupted as stop:
+        print(f"stopped: {stop}", file=sys.stderr)
+        sys.exit(TEMPORARY_FAILURE)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if not (message := describe_os_error(error)):
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(1)
+
+
+def describe_os_error(error: OSError) -> str | None:
+    """The plain-words message of an operating system error a user can mend, else None."""
+    place = error.filename or os.getcwd()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"no space left on the disk of {place}: free some space (`shardline gc` lists what is "
+            "no longer needed) or make `results` a link to a larger disk, then run again; "
+            "finished work is kept"
+        )
+    if error.errno in (errno.EACCES, errno.EROFS):
+        return f"cannot write {place}: {error.strerror}"
+    return None

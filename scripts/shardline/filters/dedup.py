@@ -1,0 +1,110 @@
+"""Reject samples that repeat an earlier one, of this dataset or of a dataset earlier in the recipe.
+
+A sample repeats another if its pictures are the same, to the byte or nearly so, and it says nothing
+that the other does not: one screenshot asked about two buttons is two samples. ``max_distance`` is
+the bits of the perceptual hash that may differ (2: the same screen encoded or scaled again; at 4
+begin screens that differ in a menu; 0 only equal hashes). ``same_text: false`` compares the
+pictures alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from shardline.decisions import Context, Decision, Verdict
+from shardline.perceptual import distance, near_pairs
+from shardline.samples import Sample
+
+DEFAULTS = {"max_distance": 2, "same_text": True}
+CONTEXT = ("earlier",)
+
+Pictures = tuple[str, ...]
+
+
+def judge(samples: list[Sample], context: Context) -> Verdict:
+    """Reject ``exact_duplicate`` and ``near_duplicate`` samples; the earlier one stays."""
+    before = [sample for name in context.earlier for sample in context.load(name)]
+    hashes = context.phashes([*before, *samples])
+    alike = _representatives([*before, *samples], hashes, context.options["max_distance"])
+    kept: dict[Pictures, list[tuple[frozenset[str], Sample]]] = defaultdict(list)
+    for sample in before:
+        kept[_pictures(sample, alike)].append((_texts(sample), sample))
+    rejected = {}
+    for sample in samples:
+        pictures, texts = _pictures(sample, alike), _texts(sample)
+        original = next(
+            (
+                other
+                for said, other in kept[pictures]
+                if texts <= said or not (context.options["same_text"] or not pictures)
+            ),
+            None,
+        )
+        if original:
+            rejected[sample.id] = _decision(sample, original, hashes)
+        else:
+            kept[pictures].append((texts, sample))
+    exact = sum(decision.reason == "exact_duplicate" for decision in rejected.values())
+    figures = {
+        "exact": exact,
+        "near": len(rejected) - exact,
+        "pictures": len(hashes),
+        "flat_pictures": sum(value is None for value in hashes.values()),
+    }
+    return Verdict(rejected, figures)
+
+
+def _representatives(
+    samples: Iterable[Sample], hashes: dict[str, int | None], max_distance: int
+) -> dict[str, str]:
+    """For each picture (by sha256) the first one that it is a near copy of; itself if none."""
+    first: dict[int, str] = {}
+    for sha256 in _in_order(samples):
+        if (value := hashes.get(sha256)) is not None:
+            first.setdefault(value, sha256)
+    values = np.fromiter(first, np.uint64, len(first))
+    chosen = np.arange(len(values))
+    earlier, later = near_pairs(values, values, max_distance)
+    for i, j in zip(earlier.tolist(), later.tolist(), strict=True):
+        if i < j and chosen[i] == i and chosen[j] == j:
+            chosen[j] = i
+    names = list(first.values())
+    of_hash = {value: names[chosen[index]] for index, value in enumerate(first)}
+    return {
+        sha256: sha256 if value is None else of_hash[value] for sha256, value in hashes.items()
+    }
+
+
+def _in_order(samples: Iterable[Sample]) -> Iterator[str]:
+    return (medium.sha256 for sample in samples for medium in sample.media)
+
+
+def _pictures(sample: Sample, alike: dict[str, str]) -> Pictures:
+    return tuple(alike.get(medium.sha256, medium.sha256) for medium in sample.media)
+
+
+def _texts(sample: Sample) -> frozenset[str]:
+    """All that a sample says: the labels of its boxes and the text of its messages."""
+    texts = [box.label for box in sample.boxes]
+    for message in sample.messages:
+        texts += [part["text"] for part in message["content"] if part["type"] == "text"]
+    return frozenset(texts)
+
+
+def _decision(sample: Sample, original: Sample, hashes: dict[str, int | None]) -> Decision:
+    pairs = list(zip(sample.media, original.media, strict=True))
+    exact = all(mine.sha256 == other.sha256 for mine, other in pairs)
+    detail = {
+        "of": original.id,
+        "paths": [[mine.path, other.path] for mine, other in pairs],
+        "distances": [
+            0
+            if mine.sha256 == other.sha256
+            else distance(hashes[mine.sha256], hashes[other.sha256])
+            for mine, other in pairs
+        ],
+    }
+    return Decision("exact_duplicate" if exact else "near_duplicate", detail)

@@ -1,0 +1,108 @@
+"""Hardware presets: how a machine reaches what a plan asks for. No value here shapes a result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from shardline.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """One ``config/hardware/<name>.yaml``."""
+
+    name: str
+    device: Literal["cpu", "cuda"] = "cpu"
+    ranks: int = 1
+    """Processes of one training, each with a device of its own."""
+    micro_batch: int = 1
+    """Packs a forward, at most."""
+    workers: int = 0
+    """Loader processes a rank; 0 loads in the training process."""
+    precision: Literal["fp32", "bf16"] | None = None
+    """Precision of predictions; None takes the one that the weights are saved in."""
+    gradient_checkpointing: bool = False
+    deepspeed: str | None = None
+    """Path of a DeepSpeed JSON."""
+    checkpoint_every: int = 200
+    """Steps between two checkpoints."""
+    attention: Literal["auto"] = "auto"
+    generation_batch: int = 32
+    """Questions answered at a time."""
+
+
+def load_hardware(path: Path) -> Hardware:
+    """Read a preset.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key, or a value that is not allowed; the
+            message names file, key, value and what is allowed.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such hardware preset") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a preset is a mapping of keys to values")
+    known = [field.name for field in fields(Hardware)]
+    if unknown := sorted(map(str, set(values) - set(known))):
+        raise ConfigError(
+            f"{path}: unknown key {', '.join(unknown)}; known are: {', '.join(known)}"
+        )
+    values.setdefault("name", Path(path).stem)
+    for key, value in values.items():
+        if message := _problem(key, value):
+            raise ConfigError(f"{path}: {key}: {value!r} is not allowed; {message}")
+    return Hardware(**values)
+
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "device": ("cpu", "cuda"),
+    "precision": (None, "fp32", "bf16"),
+    "gradient_checkpointing": (False, True),
+    "attention": ("auto",),
+}
+LEAST = {"ranks": 1, "micro_batch": 1, "workers": 0, "checkpoint_every": 1, "generation_batch": 1}
+
+
+def _problem(key: str, value: Any) -> str:
+    """What is allowed for ``key``, if ``value`` is not."""
+    if key in CHOICES:
+        same = [choice for choice in CHOICES[key] if choice is value or choice == value]
+        if not same or type(same[0]) is not type(value):
+            return "one of " + ", ".join("null" if c is None else str(c) for c in CHOICES[key])
+    elif key in LEAST:
+        if type(value) is not int or value < LEAST[key]:
+            return f"a whole number, at least {LEAST[key]}"
+    elif not (isinstance(value, str) or (key == "deepspeed" and value is None)):
+        return "a text" + (" or null" if key == "deepspeed" else "")
+    return ""
+
+
+def forwards(hardware: Hardware, packs: int, plan: str) -> tuple[int, int]:
+    """How a rank gets through its share of a step of at most ``packs`` packs.
+
+    Args:
+        plan: the plan's path, for the message.
+
+    Returns:
+        Forwards a step, and packs a forward: at most ``micro_batch``, as even as they can be.
+
+    Raises:
+        ConfigError: some of the preset's ranks would have no pack in any step.
+    """
+    if hardware.ranks > packs:
+        raise ConfigError(
+            f"hardware preset {hardware.name!r} has {hardware.ranks} ranks, but the largest step "
+            f"of {plan} has {packs} pack(s), so that some would never have one; lower ranks, or "
+            "raise the recipe's global_batch"
+        )
+    share = -(-packs // hardware.ranks)
+    count = -(-share // hardware.micro_batch)
+    return count, -(-share // count)

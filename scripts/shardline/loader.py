@@ -1,0 +1,146 @@
+"""The data of a training: rows of a plan, whatever the number of ranks, micro-batches and workers.
+
+Item ``step * accumulation + micro`` of a rank is one row: the packs of a step are dealt out in
+order, row by row over the ranks, so that what a step trains on depends on the plan alone, and
+going on after step ``s`` is starting at item ``s * accumulation``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from shardline.errors import ConfigError, DataError
+from shardline.plan_file import Place, read_plan
+from shardline.token_reader import TokenReader
+
+IGNORED = -100
+
+
+class PlanDataset(torch.utils.data.Dataset):
+    """Map-style dataset over a plan, for ``DataLoader(dataset, batch_size=None)`` in order."""
+
+    def __init__(
+        self,
+        results: Path,
+        plan: Path,
+        parquet: Path,
+        family: ModuleType,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        micro_batch: int = 1,
+        accumulation: int | None = None,
+    ) -> None:
+        """Read the plan; shards are opened when their samples are read.
+
+        Args:
+            results: the folder that the plan's paths are relative to.
+            family: expands placeholders and places positions.
+            rank, ranks: which part of each step this process takes.
+            micro_batch: packs a row (they stay apart as the samples of one pack do).
+            accumulation: rows a step and rank; by default as many as the fullest step needs.
+
+        Raises:
+            ConfigError: the fullest step has more packs than ``ranks * accumulation`` rows hold.
+            DataError: the plan's files are damaged.
+        """
+        self.plan = read_plan(plan, parquet)
+        needed = -(-self.plan.summary["max_packs_per_step"] // (ranks * micro_batch))
+        if accumulation is not None and accumulation < needed:
+            raise ConfigError(
+                f"{plan}: a step has up to {self.plan.summary['max_packs_per_step']} packs; "
+                f"{ranks} ranks with {micro_batch} packs a row need an accumulation of {needed}, "
+                f"not {accumulation}"
+            )
+        self.accumulation = accumulation or needed
+        self.rank, self.ranks, self.micro_batch = rank, ranks, micro_batch
+        self.family = family
+        self.placeholder = self.plan.summary["placeholder_id"]
+        self.reader = TokenReader(results, self.plan.summary["shards"])
+
+    def __len__(self) -> int:
+        return self.plan.steps * self.accumulation
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        if not 0 <= item < len(self):
+            raise IndexError(item)
+        return self.row(*divmod(item, self.accumulation))
+
+    def row(self, step: int, micro: int) -> dict[str, Any]:
+        """This rank's row number ``micro`` of a step.
+
+        Returns:
+            ``input_ids``, ``labels``, ``mm_token_type_ids`` int64 [1, T] (a sample's first label is
+            -100: nothing predicts it); ``position_ids`` int64 [4, 1, T]: positions in the sample's
+            text, then the family's three; ``cu_seq_lens_q``, ``cu_seq_lens_k`` int32 [samples + 1];
+            ``max_length_q``, ``max_length_k`` int; ``images``: uint8 [height, width, 3] each;
+            ``image_grid_thw`` int64 [images, 3]; ``samples``: their ids; ``step``;
+            ``loss_denominator``: supervised tokens of the whole step, over all ranks.
+
+            A row for which the step has no pack left repeats the step's shortest sample without
+            labels, so that every rank runs the same modules; its ``samples`` are empty.
+
+        Raises:
+            DataError: a sample cannot be read, or is not what the plan knows.
+        """
+        packs = self.plan.packs(step)
+        first = packs.start + (micro * self.ranks + self.rank) * self.micro_batch
+        mine = range(first, min(first + self.micro_batch, packs.stop))
+        places = [place for pack in mine for place in self.plan.samples(pack)]
+        empty = not places
+        if empty:
+            everything = [place for pack in packs for place in self.plan.samples(pack)]
+            places = [min(everything, key=lambda place: place.length)]
+        row = self._row(places)
+        if empty:
+            row["labels"].fill_(IGNORED)
+            row["samples"] = []
+        return {**row, "step": step, "loss_denominator": self.plan.supervised_of(step)}
+
+    def _row(self, places: Sequence[Place]) -> dict[str, Any]:
+        input_ids, labels, positions, images, grids, names = [], [], [], [], [], []
+        for place in places:
+            sample = self.reader.read(place.shard, place.row)
+            try:
+                tokens, targets = self.family.expand(
+                    sample.input_ids, sample.labels, sample.grids, self.placeholder
+                )
+                if len(tokens) != place.length:
+                    raise DataError(f"{len(tokens)} tokens where the plan has {place.length}")
+                mrope = self.family.positions(tokens, sample.grids, self.placeholder)
+            except DataError as error:
+                path = self.plan.summary["shards"][place.shard]["path"]
+                raise DataError(f"{path}: sample {sample.id}: {error}") from None
+            targets[0] = IGNORED
+            input_ids.append(tokens)
+            labels.append(targets)
+            positions.append(np.concatenate([np.arange(len(tokens))[None], mrope]))
+            images += [torch.from_numpy(image) for image in sample.images]
+            grids += sample.grids
+            names.append(sample.id)
+        lengths = [place.length for place in places]
+        bounds = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+        tokens = _tensor(input_ids)
+        return {
+            "input_ids": tokens,
+            "labels": _tensor(labels),
+            "mm_token_type_ids": (tokens == self.placeholder).long(),
+            "position_ids": torch.from_numpy(np.concatenate(positions, axis=1))[:, None],
+            "cu_seq_lens_q": bounds,
+            "cu_seq_lens_k": bounds,
+            "max_length_q": max(lengths),
+            "max_length_k": max(lengths),
+            "images": images,
+            "image_grid_thw": torch.tensor(grids, dtype=torch.int64).reshape(-1, 3),
+            "samples": names,
+        }
+
+
+def _tensor(parts: Sequence[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64))[None]

@@ -1,0 +1,62 @@
+"""Which samples a stage sees, in which order: shares of datasets, and epochs as permutations.
+
+Random choices use only hashes and the raw bits of a counter-based generator, which stay the same
+in every version of numpy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def apportion(counts: Sequence[int], percents: Sequence[int]) -> list[int]:
+    """How many samples of each dataset are asked for, rounded so that the total is right.
+
+    The shares ``count * percent / 100`` are cut to whole numbers, and the samples still missing
+    from their rounded sum go to the largest remainders (the earlier dataset where equal).
+    """
+    shares = [count * percent for count, percent in zip(counts, percents, strict=True)]
+    taken = [share // 100 for share in shares]
+    missing = (sum(shares) + 50) // 100 - sum(taken)
+    by_remainder = sorted(range(len(shares)), key=lambda place: (-(shares[place] % 100), place))
+    for place in by_remainder[:missing]:
+        taken[place] += 1
+    return taken
+
+
+def choose(ids: Sequence[str], count: int, seed: int, dataset: str) -> np.ndarray:
+    """Positions, in rising order, of ``count`` of a dataset's samples; more than all repeat.
+
+    Whether a sample is in a share depends on its id, not on its place: a larger share contains the
+    smaller one, and a grown dataset keeps most of it.
+    """
+    if not ids:
+        return np.empty(0, dtype=np.int64)
+    repeats, rest = divmod(count, len(ids))
+    chosen = np.tile(np.arange(len(ids), dtype=np.int64), repeats)
+    if rest:
+        ranks = np.array([_rank(seed, dataset, name) for name in ids], dtype=np.uint64)
+        chosen = np.concatenate([chosen, np.argsort(ranks, kind="stable")[:rest]])
+    return np.sort(chosen)
+
+
+def _rank(seed: int, dataset: str, name: str) -> int:
+    digest = hashlib.blake2b(f"{seed}\n{dataset}\n{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of ``size`` samples in an epoch (from 0), int64 [size]."""
+    digest = hashlib.blake2b(f"{seed}\nepoch {epoch}".encode(), digest_size=16).digest()
+    bits = np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(size)
+    return np.argsort(bits, kind="stable")
+
+
+def draw(size: int, total: int, seed: int) -> np.ndarray:
+    """The first ``total`` of the concatenated epochs over ``size`` samples, int64 [total]."""
+    epochs = -(-total // size)
+    order = np.concatenate([permutation(size, seed, epoch) for epoch in range(epochs)])
+    return order[:total]

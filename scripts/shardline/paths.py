@@ -1,0 +1,87 @@
+"""The public contract's paths, all relative to the project's root (DESIGN section 3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+RESULTS = "results"
+
+
+def raw(dataset: str) -> str:
+    """Folder of a dataset's raw files."""
+    return f"{RESULTS}/raw/{dataset}"
+
+
+def lock(name: str) -> str:
+    """Lock of a dataset, or of a model when ``name`` starts with ``models/``."""
+    return f"{RESULTS}/raw/{name}.lock.json"
+
+
+def model_folder(name: str) -> str:
+    """Folder of a base model's files."""
+    return f"{RESULTS}/raw/models/{name}"
+
+
+def model_lock(name: str) -> str:
+    """Lock of a base model."""
+    return lock(f"models/{name}")
+
+
+def converted(dataset: str) -> str:
+    """Manifest of a converted dataset."""
+    return f"{RESULTS}/converted/{dataset}/manifest.json"
+
+
+def decisions(dataset: str, variant: str) -> str:
+    """What a filter chain decided about a dataset."""
+    return f"{RESULTS}/filtered/{dataset}/{variant}/decisions.json"
+
+
+def filtered(dataset: str, variant: str) -> str:
+    """Manifest of a filtered dataset's image shards."""
+    return f"{RESULTS}/filtered/{dataset}/{variant}/manifest.json"
+
+
+def tokens(dataset: str, variant: str) -> str:
+    """Manifest of a dataset's token shards."""
+    return f"{RESULTS}/tokens/{dataset}/{variant}/manifest.json"
+
+
+def plan(recipe: str, stage: str) -> str:
+    """Summary of a stage's plan."""
+    return f"{RESULTS}/plans/{recipe}/{stage}.json"
+
+
+def result(recipe: str, stage: str) -> str:
+    """What a training stage made."""
+    return f"{RESULTS}/checkpoints/{recipe}/{stage}/result.json"
+
+
+def export(recipe: str, stage: str, kind: str) -> str:
+    """Manifest of an exported model; the model's folder has the same name without ``.json``."""
+    return f"{RESULTS}/models/{recipe}/{stage}/{kind}.json"
+
+
+def predictions(recipe: str, model: str, benchmark: str) -> str:
+    """A model's answers to a benchmark."""
+    return f"{RESULTS}/evals/{recipe}/{model}/{benchmark}/predictions.jsonl"
+
+
+def scores(recipe: str, model: str, benchmark: str) -> str:
+    """A model's scores on a benchmark."""
+    return f"{RESULTS}/evals/{recipe}/{model}/{benchmark}/scores.json"
+
+
+def report(recipe: str) -> str:
+    """A recipe's report page."""
+    return f"{RESULTS}/reports/{recipe}/index.html"
+
+
+def folder_of(manifest: str) -> str:
+    """The folder that a ``<folder>.json`` manifest describes."""
+    return str(Path(manifest).with_suffix(""))
+
+
+def model_of_lock(lock_file: str) -> str:
+    """The model folder that a lock, or an export's manifest, belongs to."""
+    return lock_file.removesuffix(".json").removesuffix(".lock")

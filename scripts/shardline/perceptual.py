@@ -1,0 +1,105 @@
+"""64-bit perceptual hashes of images, and finding those that are near each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import imagehash
+import numpy as np
+from PIL import Image
+
+from shardline.errors import DataError
+from shardline.images import BadImage, decode_rgb
+from shardline.parallel import Workers
+
+BITS = 64
+SIDE = 32  # pixels of the grey reduction that ImageHash's phash transforms
+FLAT = 8  # grey levels (of 256) below which a reduction holds noise and no picture
+PAIRS_AT_ONCE = 4_000_000  # candidate pairs compared in one go: 100 MB
+
+
+def perceptual_hash(image: Image.Image) -> int | None:
+    """ImageHash's ``phash`` as an unsigned 64-bit number, or None for a flat image.
+
+    A flat image's hash would be its noise: all of them, of whatever colour, would look alike.
+    """
+    small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    darkest, lightest = small.getextrema()
+    if lightest - darkest < FLAT:
+        return None
+    return int(str(imagehash.phash(small)), 16)
+
+
+def hash_file(path: str) -> int | None:
+    """The perceptual hash of an image file as people see it: upright, transparency on white.
+
+    Raises:
+        DataError: the file is gone or is no image, though the audit took it.
+    """
+    try:
+        return perceptual_hash(decode_rgb(Path(path).read_bytes()))
+    except (FileNotFoundError, BadImage) as problem:
+        raise DataError(f"{path}: {problem}; it was there and whole when it was audited") from None
+
+
+class Hasher:
+    """Hashes images, each content once."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.workers = workers
+        self.hashes: dict[str, int | None] = {}
+
+    def add(self, files: Sequence[tuple[str, Path]]) -> None:
+        """Hash those (sha256, path) files whose content is new, on all workers."""
+        new = {sha256: str(path) for sha256, path in files if sha256 not in self.hashes}
+        hashes = self.workers.map(hash_file, list(new.values()))
+        self.hashes.update(zip(new, hashes, strict=True))
+
+
+def distance(first: int, second: int) -> int:
+    """How many of two hashes' 64 bits differ."""
+    return (first ^ second).bit_count()
+
+
+def near_pairs(
+    left: np.ndarray, right: np.ndarray, max_distance: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of hashes that differ in at most ``max_distance`` bits.
+
+    Two hashes that differ in d bits agree on one of any d + 1 bands of bits, so only hashes that
+    agree on a band are compared (Norouzi, Punjani, Fleet: Fast search in Hamming space with
+    multi-index hashing, CVPR 2012).
+
+    Args:
+        left: uint64 [n].
+        right: uint64 [m].
+        max_distance: bits, 0 to 63.
+
+    Returns:
+        Indices into ``left`` and into ``right``, int64 [pairs] each, sorted.
+    """
+    found = [np.empty(0, np.int64)]
+    edges = np.linspace(0, BITS, max_distance + 2).astype(int)
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        mask = np.uint64((1 << int(high - low)) - 1)
+        left_keys = (left >> np.uint64(low)) & mask
+        right_keys = (right >> np.uint64(low)) & mask
+        order = np.argsort(right_keys, kind="stable")
+        sorted_keys = right_keys[order]
+        first = np.searchsorted(sorted_keys, left_keys, "left")
+        counts = np.searchsorted(sorted_keys, left_keys, "right") - first
+        ends = np.cumsum(counts)
+        start = 0
+        while start < len(left):
+            done = ends[start - 1] if start else 0
+            stop = max(start + 1, int(np.searchsorted(ends, done + PAIRS_AT_ONCE, "right")))
+            block = counts[start:stop]
+            i = np.repeat(np.arange(start, stop), block)
+            within = np.arange(len(i)) - np.repeat(np.cumsum(block) - block, block)
+            j = order[np.repeat(first[start:stop], block) + within]
+            near = np.bitwise_count(left[i] ^ right[j]) <= max_distance
+            found.append(i[near] * len(right) + j[near])
+            start = stop
+    pairs = np.unique(np.concatenate(found))
+    return pairs // max(len(right), 1), pairs % max(len(right), 1)

@@ -1,0 +1,184 @@
+"""Small charts as SVG text: lines over steps, and scores with their intervals.
+
+Colours are the page's CSS classes, so that one drawing serves light and dark. Every text from
+outside is escaped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 460, 260
+LEFT, RIGHT, TOP, BOTTOM = 68, 14, 14, 44
+MOST_POINTS = 500
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: its name, its x and y values, and its look (a CSS class)."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    look: str = "line"
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round values (1, 2 or 5 times a power of ten apart) within ``low`` and ``high``."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def number(value: float) -> str:
+    """A tick's text: plain from 0.001 to 10,000, else with an exponent."""
+    if value and not 0.001 <= abs(value) < 10_000:
+        mantissa, _, exponent = f"{value:.3g}".partition("e")
+        if not exponent:
+            mantissa, _, exponent = f"{value:.2e}".partition("e")
+            mantissa = mantissa.rstrip("0").rstrip(".")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def thin(values: Sequence[float], most: int = MOST_POINTS) -> list[int]:
+    """Indices of at most about ``most`` values that keep each block's smallest and largest."""
+    if len(values) <= most:
+        return list(range(len(values)))
+    block = math.ceil(len(values) / (most // 2))
+    chosen = {0, len(values) - 1}
+    for start in range(0, len(values), block):
+        span = range(start, min(start + block, len(values)))
+        chosen |= {min(span, key=values.__getitem__), max(span, key=values.__getitem__)}
+    return sorted(chosen)
+
+
+def moving_mean(values: Sequence[float], window: int) -> list[float]:
+    """Mean of each value and the ``window - 1`` values before it, of as many as there are."""
+    means, total = [], 0.0
+    for index, value in enumerate(values):
+        total += value
+        if index >= window:
+            total -= values[index - window]
+        means.append(total / min(index + 1, window))
+    return means
+
+
+def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> Markup:
+    """Lines over a shared x axis; y starts at 0 where that costs little room.
+
+    Values that are no finite numbers are left out. No value at all makes an empty text.
+    """
+    finite = [_finite(item) for item in series]
+    finite = [item for item in finite if item.x]
+    if not finite:
+        return Markup("")
+    xs = [x for item in finite for x in item.x]
+    ys = [y for item in finite for y in item.y]
+    x_low, x_high = min(xs), max(xs)
+    y_low, y_high = min(ys), max(ys)
+    if y_low >= 0 and y_low < 0.6 * y_high:
+        y_low = 0.0
+    y_high += 0.04 * (y_high - y_low) or abs(y_high) or 1.0
+    x_high = x_high if x_high > x_low else x_low + 1
+    across = (WIDTH - LEFT - RIGHT) / (x_high - x_low)
+    down = (HEIGHT - TOP - BOTTOM) / (y_high - y_low)
+
+    def place(x: float, y: float) -> str:
+        return f"{LEFT + (x - x_low) * across:.1f},{HEIGHT - BOTTOM - (y - y_low) * down:.1f}"
+
+    base, middle = HEIGHT - BOTTOM, (LEFT + WIDTH - RIGHT) / 2
+    parts = []
+    for value in ticks(y_low, y_high):
+        y = base - (value - y_low) * down
+        parts += [
+            _line("grid", LEFT, y, WIDTH - RIGHT, y),
+            _text("tick", LEFT - 8, y + 4, number(value), "end"),
+        ]
+    for value in ticks(x_low, x_high):
+        parts.append(_text("tick", LEFT + (value - x_low) * across, base + 18, number(value)))
+    parts += [
+        _line("axis", LEFT, base, WIDTH - RIGHT, base),
+        _text("label", middle, HEIGHT - 8, x_label),
+        f'<g transform="translate(14 {(TOP + base) / 2:.0f}) rotate(-90)">'
+        + _text("label", 0, 0, y_label)
+        + "</g>",
+    ]
+    for item in finite:
+        points = " ".join(place(item.x[i], item.y[i]) for i in thin(item.y))
+        title = f"<title>{escape(item.name)}</title>"
+        parts.append(f'<polyline class="{escape(item.look)}" points="{points}">{title}</polyline>')
+    return _chart(WIDTH, HEIGHT, f"{y_label} over {x_label}", parts)
+
+
+def _finite(series: Series) -> Series:
+    pairs = [
+        (x, y)
+        for x, y in zip(series.x, series.y, strict=True)
+        if isinstance(y, int | float) and math.isfinite(y)
+    ]
+    return Series(series.name, [x for x, _ in pairs], [y for _, y in pairs], series.look)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score between ``low`` and ``high``, fractions; ``look`` is a CSS class."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    look: str = ""
+
+
+def interval_chart(rows: Sequence[Interval], x_label: str) -> Markup:
+    """One line a row from low to high with a dot at the value, on an axis from 0 to 100 %."""
+    left, right, line = 92, 62, 32
+    width, height = 460, line * len(rows) + 46
+    base = height - 40
+    span = width - left - right
+    parts = []
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        x = left + share * span
+        parts.append(_line("grid", x, 4, x, base))
+        parts.append(_text("tick", x, base + 16, f"{100 * share:.0f} %"))
+    for index, row in enumerate(rows):
+        y = 4 + line * index + line / 2
+        low, high, value = (left + span * part for part in (row.low, row.high, row.value))
+        exact = f"{100 * row.value:.1f} %"
+        title = f"{exact}, 95 % interval {100 * row.low:.1f} to {100 * row.high:.1f} %"
+        parts += [
+            f'<g class="interval {escape(row.look)}"><title>{escape(row.name)}: {title}</title>',
+            _text("name", left - 14, y + 4, row.name, "end"),
+            _line("range", low, y, high, y),
+            _line("range", low, y - 5, low, y + 5),
+            _line("range", high, y - 5, high, y + 5),
+            f'<circle cx="{value:.1f}" cy="{y:.1f}" r="5"/>',
+            _text("value", width - right + 10, y + 4, exact, "start"),
+            "</g>",
+        ]
+    parts.append(_text("label", left + span / 2, height - 6, x_label))
+    return _chart(width, height, x_label, parts)
+
+
+def _chart(width: int, height: int, label: str, parts: Sequence[str]) -> Markup:
+    head = f'<svg class="chart" viewBox="0 0 {width} {height}" role="img"'
+    return Markup(f'{head} aria-label="{escape(label)}">{"".join(parts)}</svg>')
+
+
+def _line(look: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line class="{look}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _text(look: str, x: float, y: float, text: str, anchor: str = "middle") -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f'<text class="{look}" {place}>{escape(text)}</text>'

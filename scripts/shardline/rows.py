@@ -1,0 +1,72 @@
+"""What a format module yields: one row of an annotation file, read but not yet checked.
+
+A format is one module in ``shardline/formats`` with::
+
+    DEFAULTS: dict                                     # its format_options and their defaults
+    FRAMES: tuple[str, ...]                            # optional: the only frames it can have
+    def read(raw: Path, options: dict) -> Iterator[Row]
+
+It finds the annotation files and says what each row claims. Whether the claims hold (numbers,
+boxes, images) is checked afterwards, by one code for all formats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from shardline.samples import Medium
+
+
+class Rejection(Exception):
+    """Why a row or an element is not used: a short reason to count by, and the particulars."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def brief(value: Any, limit: int = 160) -> str:
+    """A value as a message shows it: its `repr`, cut where it gets long."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+@dataclass(kw_only=True)
+class Element:
+    """One labelled rectangle as the source has it, every value unchecked.
+
+    ``box`` and ``point`` are in the dataset's declared frame; ``pixel_box`` is the same box once
+    more in pixels (same corner style), where the source states it twice.
+    """
+
+    label: Any
+    box: Any
+    point: Any = None
+    kind: str = ""
+    pixel_box: Any = None
+
+
+@dataclass(kw_only=True)
+class Row:
+    """One source row: either its content or the ``rejection`` that reading it ended in.
+
+    ``file`` is relative to the raw folder and ``index`` counts from 0 in it. ``media`` have the
+    declared size, or 0 where none is declared. ``cell`` is the benchmark's sub-group, if any.
+    """
+
+    file: str
+    index: int
+    media: list[Medium] = field(default_factory=list)
+    elements: list[Element] = field(default_factory=list)
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    group: str = ""
+    cell: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+    rejection: Rejection | None = None
+
+    @property
+    def name(self) -> str:
+        """``<annotation file>#<index>``: unique in a dataset, and where to look for the row."""
+        return f"{self.file}#{self.index}"

@@ -1,0 +1,112 @@
+"""``hub://owner/name@revision``: a snapshot of a dataset or model of the Hugging Face Hub.
+
+``source_options: {allow: [patterns]}`` takes only matching files. Models are taken without weights
+that are pickles unless ``allow`` names them. The token is read from ``HF_TOKEN`` and from nowhere
+else; no message and no file repeats it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from shardline import folders
+from shardline.errors import ConfigError, DataError
+from shardline.files import short_hash
+from shardline.locks import list_files
+
+PLACE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w./-]+)")
+MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*")
+
+
+def fetch(
+    place: str, raw: Path, options: dict[str, Any], *, kind: str, plugins: Sequence[str] = ()
+) -> str:
+    """Download a snapshot to ``raw``; a download that was cut off is continued.
+
+    Args:
+        place: ``owner/name@revision``.
+        raw: where the folder goes.
+        options: ``allow``: file patterns, default all (of models: no pickles).
+        kind: ``dataset`` or ``model``.
+
+    Returns:
+        The commit that the revision names.
+
+    Raises:
+        ConfigError: no revision, an unknown option, no such repository or revision.
+        DataError: no access, no network, no matching file.
+    """
+    if unknown := sorted(set(options) - {"allow"}):
+        raise ConfigError(f"source_options of hub: no option {', '.join(unknown)}; there is: allow")
+    if not (parts := PLACE.fullmatch(place)):
+        raise ConfigError(
+            f"source hub://{place}: write hub://owner/name@revision; the revision pins the data, "
+            "take the commit from the repository's list of commits"
+        )
+    repo, revision = parts["repo"], parts["revision"]
+    allow = options.get("allow") or (list(MODEL_FILES) if kind == "model" else None)
+    commit, folder = _download(repo, revision, kind, allow, raw)
+    folders.remove(folder / ".cache")
+    if not list_files(folder):
+        raise DataError(f"{repo}@{revision} has no file that matches {', '.join(allow or ['*'])}")
+    folders.install(folder, raw)
+    return commit
+
+
+def _download(
+    repo: str, revision: str, kind: str, allow: list[str] | None, raw: Path
+) -> tuple[str, Path]:
+    """Download beside ``raw``; return commit and folder. Failures become messages to act on."""
+    import httpx
+    from huggingface_hub import HfApi, errors
+
+    token = os.environ.get("HF_TOKEN") or False  # False: not the one stored by a login
+    api = HfApi(token=token)
+    where = f"{kind} {repo}"
+    try:
+        commit = api.repo_info(repo, revision=revision, repo_type=kind).sha
+        folder = folders.unfinished(raw, short_hash([repo, commit, allow]))
+        api.snapshot_download(
+            repo, revision=commit, repo_type=kind, local_dir=folder, allow_patterns=allow
+        )
+    except errors.GatedRepoError:
+        raise DataError(
+            f"{where} is gated: accept its terms on its page, then {_token_advice(token)}"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise ConfigError(f"{where} has no revision {revision!r}") from None
+    except errors.RepositoryNotFoundError as error:
+        raise _status_error(where, error.response.status_code, token, absent=True) from None
+    except errors.HfHubHTTPError as error:
+        raise _status_error(where, error.response.status_code, token) from None
+    except (errors.LocalEntryNotFoundError, httpx.HTTPError, ConnectionError) as error:
+        raise DataError(
+            f"cannot reach the hub for {where} ({type(error).__name__}): check the network and "
+            "HF_ENDPOINT, or download it elsewhere and name it as folder:/path"
+        ) from None
+    return commit, folder
+
+
+def _status_error(
+    where: str, status: int, token: str | bool, *, absent: bool = False
+) -> ConfigError | DataError:
+    if status == 403:
+        return DataError(f"the hub refuses access to {where} (403): {_token_advice(token)}")
+    if status == 401:
+        return DataError(
+            f"{where}: the hub knows no such public repository, or it is private (401): check the "
+            f"name, or {_token_advice(token)}"
+        )
+    if absent or status == 404:
+        return ConfigError(f"{where} does not exist at the hub (404): check owner and name")
+    return DataError(f"the hub answered {status} for {where}: try again later")
+
+
+def _token_advice(token: str | bool) -> str:
+    if token:
+        return "see that the token in HF_TOKEN is valid and may read it"
+    return "set HF_TOKEN to a token that may read it"

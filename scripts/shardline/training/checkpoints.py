@@ -1,0 +1,88 @@
+"""Checkpoints that are whole or not there.
+
+``checkpoint-<step>/complete.json`` lists every file with its size and hash and is written last.
+A folder without it, or whose files differ from it, is not a checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from shardline.files import file_entry, read_json, sha256_file, sync_folder, write_json
+
+COMPLETE = "complete.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def seal(folder: Path, **facts: Any) -> dict[str, Any]:
+    """Declare all files in ``folder`` complete: flush them, then write ``complete.json``.
+
+    Returns:
+        What was written: ``{**facts, "files": [{"name", "bytes", "sha256"}]}``.
+    """
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != COMPLETE)
+    for file in files:
+        _sync(file)
+    for inner in {file.parent for file in files}:
+        sync_folder(inner)
+    entries = [file_entry(file, file.relative_to(folder).as_posix()) for file in files]
+    complete = {**facts, "files": entries}
+    write_json(folder / COMPLETE, complete)
+    sync_folder(folder.parent)
+    return complete
+
+
+def sealed(folder: Path) -> dict[str, Any] | None:
+    """What `seal` wrote, if it is there and every file still has its size and hash."""
+    if not (folder / COMPLETE).is_file():
+        return None
+    complete = read_json(folder / COMPLETE)
+    for entry in complete["files"]:
+        file = folder / entry["name"]
+        if not file.is_file() or file.stat().st_size != entry["bytes"]:
+            return None
+        if sha256_file(file) != entry["sha256"]:
+            return None
+    return complete
+
+
+def newest(work: Path) -> tuple[int, Path] | None:
+    """Step and folder of the newest whole checkpoint; those that are not whole are removed."""
+    for step, folder in sorted(_folders(work), reverse=True):
+        if sealed(folder):
+            return step, folder
+        shutil.rmtree(folder)
+    return None
+
+
+def prune(work: Path, keep: int = 2) -> None:
+    """Remove all but the newest ``keep`` checkpoints."""
+    for _, folder in sorted(_folders(work), reverse=True)[keep:]:
+        # Without its seal first: a kill in the middle must not leave what looks whole.
+        (folder / COMPLETE).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+
+
+def step_of(folder: Path) -> int:
+    """The number of steps that a ``checkpoint-<step>`` folder has behind it."""
+    return int(_NAME.fullmatch(folder.name)[1])
+
+
+def _folders(work: Path) -> list[tuple[int, Path]]:
+    found = []
+    for folder in work.glob("checkpoint-*"):
+        if _NAME.fullmatch(folder.name) and folder.is_dir():
+            found.append((step_of(folder), folder))
+    return found
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,163 @@
+"""Checks around a training: is a pack what its samples are alone, and did only the right parts move?"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from shardline.errors import GateError
+from shardline.training.packs import Pack, joined, supervised, token_losses
+from shardline.training.tuning import MODULES, Tune
+
+TOLERANCE = 1e-4  # relative, fp32
+LAYERS = 2  # blocks a tower of the probe: a leak shows in the first
+
+
+def packing_parity(
+    model: torch.nn.Module, family: Any, samples: Sequence[Pack], tolerance: float = TOLERANCE
+) -> dict[str, Any]:
+    """Compare a pack with its samples alone: each sample's loss and each module's gradient.
+
+    The probe is an fp32 copy of the first blocks of the model. Alone, a sample goes through the
+    model's stock forward: its own positions, no boundaries. The model itself is left as it is.
+
+    Args:
+        samples: packs of one sample each, at least two.
+
+    Returns:
+        ``{"passed": True, "max_difference", "tolerance"}``, the difference relative to the
+        sample's loss or the module's gradient norm.
+
+    Raises:
+        GateError: a difference is over the tolerance; the message says where.
+    """
+    with _first_blocks(model, LAYERS):
+        probe = copy.deepcopy(model).float().eval()
+    probe.requires_grad_(True)
+    alone = [_alone(probe, family, sample) for sample in samples]
+    torch.cat(alone).sum().backward()
+    alone = [losses.sum().item() for losses in alone]
+    expected = _gradients(probe, family)
+    probe.zero_grad()
+    losses = token_losses(probe, family, joined(samples))
+    losses.sum().backward()
+    packed = [part.sum().item() for part in losses.split([len(supervised(s)) for s in samples])]
+    found = _gradients(probe, family)
+
+    differences = {
+        f"the loss of sample {index + 1}": abs(a - b) / max(abs(a), 1e-12)
+        for index, (a, b) in enumerate(zip(alone, packed, strict=True))
+    }
+    for module, gradient in expected.items():
+        norm = gradient.norm().item()
+        if norm > 0:
+            change = (gradient - found[module]).norm().item()
+            differences[f"the gradient of {module}"] = change / norm
+    place, worst = max(differences.items(), key=lambda item: item[1])
+    if not worst <= tolerance:
+        raise GateError(
+            f"packing parity: {place} differs by {worst:.2g} (relative) between a pack of "
+            f"{len(samples)} samples and the samples alone; allowed is {tolerance:g}. Samples of a "
+            "pack see each other, or their positions are wrong: training would be poisoned"
+        )
+    return {"passed": True, "max_difference": worst, "tolerance": tolerance}
+
+
+def _alone(model: torch.nn.Module, family: Any, sample: Pack) -> torch.Tensor:
+    device = next(model.parameters()).device
+    places = supervised(sample)
+    input_ids = torch.from_numpy(sample.input_ids).to(device, torch.int64)[None]
+    inputs = {"input_ids": input_ids}
+    if sample.images:
+        inputs |= family.vision_inputs(sample.images, sample.grids, device, torch.float32)
+        inputs["mm_token_type_ids"] = (input_ids == model.config.image_token_id).long()
+    logits = model(**inputs, use_cache=False).logits[0, places]
+    targets = torch.from_numpy(sample.labels[places + 1]).to(device, torch.int64)
+    return cross_entropy(logits, targets, reduction="none")
+
+
+def _gradients(model: torch.nn.Module, family: Any) -> dict[str, torch.Tensor]:
+    parts: dict[str, list[torch.Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            parts.setdefault(family.module_of(name), []).append(parameter.grad.flatten())
+    return {module: torch.cat(gradients) for module, gradients in parts.items()}
+
+
+@contextlib.contextmanager
+def _first_blocks(model: torch.nn.Module, layers: int) -> Iterator[None]:
+    """The model with only the first blocks of each stack, for as long as the context lasts."""
+    stacks = [
+        (owner, name, stack)
+        for owner in model.modules()
+        for name, stack in owner.named_children()
+        if isinstance(stack, torch.nn.ModuleList) and len(stack) > layers
+    ]
+    try:
+        for owner, name, stack in stacks:
+            setattr(owner, name, stack[:layers])
+        yield
+    finally:
+        for owner, name, stack in stacks:
+            setattr(owner, name, stack)
+
+
+Digests = dict[str, dict[str, str]]
+"""``{module: {"frozen": sha256, "trained": sha256}}``; a part without parameters is absent."""
+
+
+def parameter_digests(model: torch.nn.Module, family: Any) -> Digests:
+    """Hash the parameters of each module, trainable ones apart from the others.
+
+    With parameters that are split over ranks (ZeRO stage 3) every rank must call this.
+    """
+    hashes: dict[str, dict[str, Any]] = {module: {} for module in MODULES}
+    for name, parameter in sorted(model.named_parameters()):
+        part = "trained" if parameter.requires_grad else "frozen"
+        digest = hashes[family.module_of(name)].setdefault(part, hashlib.sha256())
+        with _whole(parameter):
+            values = parameter.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(values.numpy().data)
+    return {
+        module: {part: digest.hexdigest() for part, digest in parts.items()}
+        for module, parts in hashes.items()
+    }
+
+
+def _whole(parameter: torch.nn.Parameter) -> contextlib.AbstractContextManager[Any]:
+    if not hasattr(parameter, "ds_id"):
+        return contextlib.nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([parameter])
+
+
+def freeze_audit(before: Digests, after: Digests, tune: Tune) -> dict[str, Any]:
+    """Check that what was frozen stayed, and that what was tuned moved.
+
+    Returns:
+        ``{"passed": True, "moved": {module: bool}}``.
+
+    Raises:
+        GateError: a frozen parameter moved, or a tuned module did not.
+    """
+    moved = {}
+    for module in MODULES:
+        if before[module].get("frozen") != after[module].get("frozen"):
+            raise GateError(
+                f"freeze audit: frozen parameters of {module} moved during training "
+                f"(tune.{module}.mode is {tune[module]['mode']})"
+            )
+        moved[module] = before[module].get("trained") != after[module].get("trained")
+        if tune[module]["mode"] != "frozen" and not moved[module]:
+            raise GateError(
+                f"freeze audit: tune.{module}.mode is {tune[module]['mode']}, but no parameter of "
+                f"{module} moved: no gradient reaches it, or its learning rate is 0"
+            )
+    return {"passed": True, "moved": moved}

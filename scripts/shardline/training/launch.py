@@ -1,0 +1,94 @@
+"""Starting one process a device on this machine, and ending them together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from shardline.errors import TEMPORARY_FAILURE, Interrupted, UserError
+from shardline.training.signals import SIGNALS
+
+GRACE = 60.0  # seconds for the other ranks to end after one has failed
+
+
+def in_rank() -> bool:
+    """Whether this process is one of several that `run_ranks`, torchrun or Slurm has started."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def run_ranks(program: Sequence[str], ranks: int, threads: int, lease: int) -> None:
+    """Run ``python <program>`` ``ranks`` times as one process group with torchrun's variables.
+
+    Signals to stop are passed on, as often as they come, and the ranks are waited for as long as
+    they need to save (torchrun kills them after 30 s). The ranks hold the lease with this process.
+
+    Args:
+        threads: of all ranks together.
+        lease: file descriptor of the lease.
+
+    Raises:
+        Interrupted: the ranks saved and stopped because they were asked to.
+        UserError: a rank failed; its own message is in the log.
+    """
+    environment = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "OMP_NUM_THREADS": str(max(1, threads // ranks)),
+    }
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, frame: object) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    try:
+        for number in SIGNALS:
+            signal.signal(number, pass_on)
+        for rank in range(ranks):
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, *program],
+                    env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                    pass_fds=(lease,),
+                )
+            )
+        codes = _wait(processes)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if TEMPORARY_FAILURE in codes and set(codes) <= {0, TEMPORARY_FAILURE}:
+        raise Interrupted("the ranks saved their state; run again to continue")
+    if any(codes):
+        failed = next(rank for rank, code in enumerate(codes) if code)
+        raise UserError(f"rank {failed} of {ranks} failed (exit status {codes[failed]}); see above")
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> list[int]:
+    deadline = None
+    while any(process.poll() is None for process in processes):
+        codes = [process.returncode for process in processes]
+        if deadline is None and any(code not in (None, 0, TEMPORARY_FAILURE) for code in codes):
+            deadline = time.monotonic() + GRACE
+        if deadline is not None and time.monotonic() > deadline:
+            for process in processes:
+                process.kill()
+        time.sleep(0.1)
+    return [process.returncode for process in processes]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

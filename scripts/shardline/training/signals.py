@@ -1,0 +1,36 @@
+"""Requests to stop: SIGTERM and SIGUSR1 from a scheduler, SIGINT from a person."""
+
+from __future__ import annotations
+
+import signal
+import time
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+ECHO = 2.0  # seconds: a signal to a whole process group also comes passed on by its leader
+
+
+class StopRequest:
+    """Notes the first request; one that comes later again acts as it would have without us."""
+
+    def __init__(self) -> None:
+        """Install the handlers; to be called in the main thread."""
+        self.name = ""
+        self._since = 0.0
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+
+    def __call__(self) -> str:
+        """The name of the signal that was received, or an empty text."""
+        return self.name
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if not self.name:
+            self.name, self._since = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() - self._since > ECHO:
+            self.restore()
+            signal.raise_signal(number)
+
+    def restore(self) -> None:
+        """Put the handlers back that were there before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

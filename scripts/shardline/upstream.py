@@ -1,0 +1,111 @@
+"""Input functions of the rules: which files each job needs.
+
+Every small manifest is the output of a checkpoint rule, a gate: when it is finished, Snakemake
+judges its direct users anew, so unchanged bytes stop the cascade there. Only what depends on how
+many shards there are has to read a manifest while the graph is built.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from snakemake.io import ancient
+
+from shardline import paths
+from shardline.config.project import Project
+from shardline.files import read_json
+
+
+class Upstream:
+    """Input and parameter functions over a project's jobs; each takes the job's wildcards."""
+
+    def __init__(self, project: Project, checkpoints: Any) -> None:
+        self._project = project
+        self._gates = checkpoints
+
+    def folder_digest(self, wildcards):
+        """What a folder source holds now; None for other sources."""
+        name = getattr(wildcards, "dataset", None) or wildcards.model
+        return self._project.folder_digests.get(name)
+
+    def text_of_model(self, wildcards):
+        """Manifests of the datasets whose text trains a built model's tokenizer."""
+        options = self._project.build_model[(wildcards.model,)]
+        return [paths.converted(dataset) for dataset in options["datasets"]]
+
+    def converted(self, wildcards):
+        """Manifests that a filter chain reads: the dataset's own, earlier ones, benchmarks."""
+        options = self._project.decide[wildcards.dataset, wildcards.variant]
+        names = [wildcards.dataset, *options["earlier"], *options["benchmarks"]]
+        return [paths.converted(name) for name in names]
+
+    def decided_shard(self, wildcards):
+        """Hash of what was decided about one shard and of its source."""
+        return self._decided_shards(wildcards).get(wildcards.shard)
+
+    def image_shards(self, wildcards):
+        """All image shards of a filtered dataset."""
+        folder = f"{paths.RESULTS}/filtered/{wildcards.dataset}/{wildcards.variant}"
+        return [f"{folder}/shard-{shard}.tar" for shard in self._decided_shards(wildcards)]
+
+    def _decided_shards(self, wildcards) -> dict[str, str]:
+        gate = self._gates.decide_filters.get(dataset=wildcards.dataset, variant=wildcards.variant)
+        return {entry["shard"]: entry["sha256"] for entry in read_json(gate.output[0])["shards"]}
+
+    def tokenizer(self, wildcards):
+        """Lock of the model whose tokenizer a token variant uses."""
+        return paths.model_lock(self._project.model_of["tokens", wildcards.variant])
+
+    def filtered(self, wildcards):
+        """Manifest of the image shards behind a token variant."""
+        variant = self._project.filter_of[wildcards.dataset, wildcards.variant]
+        return paths.filtered(wildcards.dataset, variant)
+
+    def image_shard(self, wildcards):
+        """One image shard, judged not by its time but by `image_shard_hash`."""
+        folder = self.filtered(wildcards).removesuffix("/manifest.json")
+        return ancient(f"{folder}/shard-{wildcards.shard}.tar")
+
+    def image_shard_hash(self, wildcards):
+        """Hash of one image shard."""
+        return self._filtered_shards(wildcards).get(wildcards.shard)
+
+    def token_shards(self, wildcards):
+        """All token shards of a token variant."""
+        folder = f"{paths.RESULTS}/tokens/{wildcards.dataset}/{wildcards.variant}"
+        return [f"{folder}/shard-{shard}.tar" for shard in self._filtered_shards(wildcards)]
+
+    def _filtered_shards(self, wildcards) -> dict[str, str]:
+        variant = self._project.filter_of[wildcards.dataset, wildcards.variant]
+        gate = self._gates.write_filter_manifest.get(dataset=wildcards.dataset, variant=variant)
+        return {
+            entry["name"].removeprefix("shard-").removesuffix(".tar"): entry["sha256"]
+            for entry in read_json(gate.output.manifest)["shards"]
+        }
+
+    def tokens(self, wildcards):
+        """Manifests of the token shards that a stage trains on, in the mixture's order."""
+        data = self._project.stage_data[wildcards.recipe, wildcards.stage]
+        return [paths.tokens(entry.dataset, entry.tokens) for entry in data]
+
+    def initial_model(self, wildcards):
+        """Lock of the base model, or merged export of the stage, that a stage starts from."""
+        kind, name = self._project.initial_model(wildcards.recipe, wildcards.stage)
+        if kind == "model":
+            return paths.model_lock(name)
+        return paths.export(wildcards.recipe, name, "merged")
+
+    def evaluated_model(self, wildcards):
+        """Lock of the base model, or merged export of a stage, that is evaluated."""
+        if wildcards.model == "base":
+            return paths.model_lock(self._project.model_of[wildcards.recipe, "base"])
+        return paths.export(wildcards.recipe, wildcards.model, "merged")
+
+    def scores(self, wildcards):
+        """Scores of all of a recipe's models on all its benchmarks."""
+        return [paths.scores(*key) for key in self._project.score if key[0] == wildcards.recipe]
+
+    def exports(self, wildcards):
+        """Manifests of all of a recipe's exports."""
+        prefix = f"{paths.RESULTS}/models/{wildcards.recipe}/"
+        return [path for path in self._project.export_paths() if path.startswith(prefix)]

@@ -1,0 +1,187 @@
+"""Config: layers, `extends`, strict keys, and errors that say where and what is allowed."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from shardline.config.layers import Layer, load, project_layers, read_layer
+from shardline.config.project import Project, folder_digest
+from shardline.config.schemas import json_schemas
+from shardline.errors import ConfigError
+
+DEFAULTS = project_layers(ROOT)
+SFT = {
+    "name": "sft",
+    "tune": {"llm": {"full": True, "lr": 0.01}},
+    "global_batch": {"samples": 4},
+    "steps": 10,
+}
+
+
+def config(**extra):
+    return load([*DEFAULTS, Layer("mine.yaml", extra)])
+
+
+def error(**extra) -> str:
+    with pytest.raises(ConfigError) as caught:
+        Project(config(**extra), ROOT)
+    return str(caught.value)
+
+
+def recipe(**changes):
+    return {"recipes": {"mine": {"extends": "demo", **changes}}, "build": ["mine"]}
+
+
+def test_later_layers_win_and_lists_are_replaced():
+    changed = config(recipes={"demo": {"seed": 7, "evaluate": []}}, build=["showui"])
+    assert changed.recipes["demo"].seed == 7
+    assert changed.recipes["demo"].evaluate == []
+    assert changed.recipes["demo"].family == "qwen2_vl"
+    assert changed.build == ["showui"]
+
+
+def test_extends_takes_dotted_keys_and_finds_stages_by_name():
+    changed = config(**recipe(**{"stages.adapt.tune.llm.lr": 0.5, "tokens.answer.decimals": 3}))
+    base, mine = changed.recipes["demo"], changed.recipes["mine"]
+    assert mine.stages[1].tune.llm.lr == 0.5
+    assert mine.stages[1].tune.llm.lora == base.stages[1].tune.llm.lora
+    assert mine.stages[0] == base.stages[0]
+    assert mine.tokens.answer.decimals == 3
+
+
+@pytest.mark.parametrize(
+    ("extra", "parts"),
+    [
+        ({"bild": []}, ["mine.yaml: bild", "unknown key", "'build'"]),
+        ({"recipes": {"demo": {"sed": 1}}}, ["mine.yaml: recipes.demo.sed", "'seed'"]),
+        (recipe(extends="demmo"), ["recipes.mine.extends = 'demmo'", "allowed: demo"]),
+        (recipe(**{"stages.sft.steps": 0}), ["recipes.mine.stages", "= 0", "greater than 0"]),
+        (recipe(**{"stages.first.steps": 1}), ["no stage 'first'", "adapt, sft"]),
+        (recipe(**{"stages.sft.tune.llm": "cold"}), ["= 'cold'", "frozen", "lora"]),
+        (recipe(**{"stages.sft.epochs": 1}), ["either `steps` or `epochs`"]),
+        (recipe(**{"stages.adapt.init": "later"}), ["init = 'later'", "allowed: base, sft"]),
+        (recipe(**{"stages.adapt.name": "sft"}), ["'sft' is taken"]),
+        (recipe(**{"stages.sft.exports": ["adapter"]}), ["no LoRA module"]),
+        (recipe(train=["no_such"]), ["no such dataset: 'no_such'", "allowed: demo_night"]),
+        (recipe(train=["demo_screens", "demo_screens%50"]), ["demo_screens stands there twice"]),
+        (recipe(train=["demo_screens%many"]), ["is not `name` or `name%50`"]),
+        (recipe(evaluate=["demo_screens"]), ["no benchmark", "`metric`"]),
+        (recipe(filters=["dedupe"]), ["filters = 'dedupe'", "allowed: dedup"]),
+        (recipe(filters=[{"dedup": {"distance": 1}}]), ["unknown key 'distance'", "max_distance"]),
+        (recipe(family="gpt"), ["family = 'gpt'", "allowed: qwen2_vl"]),
+        (recipe(base="hub://Qwen/Qwen2-VL-2B-Instruct"), ["base", "pattern"]),
+        (recipe(base="init:config/models/none.json"), ["none.json", "no such file"]),
+        ({"build": ["dmeo"]}, ["build = 'dmeo'", "allowed: demo"]),
+        ({"plugins": ["no_such.py"]}, ["no_such.py: no such file"]),
+    ],
+)
+def test_errors_name_the_key_the_value_and_what_is_allowed(extra, parts):
+    message = error(**extra)
+    assert all(part in message for part in parts), message
+
+
+def test_error_names_the_file_that_holds_the_value(tmp_path):
+    file = tmp_path / "user.yaml"
+    file.write_text("recipes: {demo: {seed: -1}}\n")
+    with pytest.raises(ConfigError, match=r"user\.yaml: recipes\.demo\.seed = -1"):
+        load([*DEFAULTS, read_layer(file)])
+    file.write_text("recipes: [\n")
+    with pytest.raises(ConfigError, match=r"user\.yaml: not valid YAML"):
+        read_layer(file)
+
+
+def test_recipes_that_differ_in_training_share_data_and_tokens():
+    extra = recipe(**{"stages.sft.tune.llm.lr": 0.001, "seed": 5})
+    project = Project(config(**{**extra, "build": ["demo", "mine"]}), ROOT)
+    alone = Project(config(), ROOT)
+    for table in ("fetch", "convert", "decide", "tokenize", "build_model"):
+        assert getattr(project, table) == getattr(alone, table), table
+    assert set(project.train) == {(r, s) for r in ("demo", "mine") for s in ("sft", "adapt")}
+    assert project.train["mine", "sft"]["tune"] != project.train["demo", "sft"]["tune"]
+
+
+def test_a_stage_overrides_data_filters_and_tokens():
+    changes = {
+        "stages.adapt.filters": [],
+        "stages.adapt.tokens": {"answer": {"decimals": 3}},
+        "stages.adapt.train": ["demo_screens"],
+    }
+    project = Project(config(**recipe(**changes)), ROOT)
+    sft, adapt = (project.stage_data["mine", stage][0] for stage in ("sft", "adapt"))
+    assert (sft.dataset, adapt.dataset) == ("demo_screens", "demo_screens")
+    assert project.decide["demo_screens", adapt.filtered]["filters"] == []
+    assert len(project.decide["demo_screens", sft.filtered]["filters"]) == 2
+    assert project.tokenize["demo_screens", adapt.tokens]["tokens"]["answer"] == {"decimals": 3}
+
+
+def test_appending_a_dataset_keeps_the_variants_of_earlier_ones():
+    before = Project(config(), ROOT).stage_data["demo", "sft"][0]
+    longer = Project(config(recipes={"demo": {"train": ["demo_screens", "demo_night"]}}), ROOT)
+    assert longer.stage_data["demo", "sft"][0].filtered == before.filtered
+
+
+def test_a_plugin_reaches_only_the_jobs_that_use_it(tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "class Rows:\n    read = None\n"
+        "shardline_formats = {'mine': Rows}\n"
+        "shardline_metrics = {'my_metric': Rows}\n"
+    )
+    dataset = {"source": "generate:screens", "format": "mine", "licence": "cc0-1.0"}
+    extra = recipe(evaluate=["bench"])
+    extra |= {
+        "plugins": [str(plugin)],
+        "datasets": {"bench": {**dataset, "metric": "my_metric"}},
+    }
+    project = Project(config(**extra), ROOT)
+    assert project.convert[("bench",)]["plugins"] == [str(plugin)]
+    assert project.convert[("demo_screens",)]["plugins"] == []
+    assert project.score["mine", "base", "bench"]["plugins"] == [str(plugin)]
+    assert project.predict["mine", "base", "bench"]["plugins"] == []
+    assert project.train["mine", "sft"]["plugins"] == []
+
+
+def test_folder_digest_sees_names_and_sizes(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    first = folder_digest(tmp_path)
+    assert folder_digest(tmp_path) == first
+    (tmp_path / "a.txt").write_text("four")
+    second = folder_digest(tmp_path)
+    (tmp_path / "b.txt").write_text("")
+    assert len({first, second, folder_digest(tmp_path), folder_digest(tmp_path / "none")}) == 4
+
+
+def test_json_schemas_for_editors_are_current():
+    for name, schema in json_schemas().items():
+        file = ROOT / "config" / "schemas" / f"{name}.json"
+        assert json.loads(file.read_text()) == schema, f"run `make schemas`: {file} is out of date"
+
+
+def test_the_shipped_recipes_are_valid_and_hub_sources_are_pinned():
+    shipped = load(DEFAULTS)
+    project = Project(shipped.model_copy(update={"build": sorted(shipped.recipes)}), ROOT)
+    assert {recipe for recipe, _ in project.train} == set(shipped.recipes)
+    showui = shipped.recipes["showui"]
+    (stage,) = showui.stages
+    assert (showui.tokens.min_visual_tokens, showui.tokens.max_visual_tokens) == (256, 1344)
+    assert (stage.tune.llm.lora.rank, stage.tune.llm.lora.alpha, stage.tune.llm.lr) == (8, 64, 1e-4)
+    assert (stage.global_batch.samples, stage.steps, stage.max_length) == (16, 100, 4096)
+    assert shipped.recipes["showui_8x"].stages[0].global_batch.samples == 256
+
+
+def test_layers_are_not_changed_by_loading():
+    before = copy.deepcopy([layer.data for layer in DEFAULTS])
+    config(**recipe(**{"stages.sft.steps": 3}))
+    assert [layer.data for layer in DEFAULTS] == before
+
+
+def test_yaml_numbers_without_a_point_still_count(tmp_path):
+    file = tmp_path / "user.yaml"
+    file.write_text(yaml.safe_dump({"recipes": {"demo": {"stages": [SFT]}}}))
+    file.write_text(file.read_text().replace("lr: 0.01", "lr: 1e-4"))
+    assert load([*DEFAULTS, read_layer(file)]).recipes["demo"].stages[0].tune.llm.lr == 1e-4
