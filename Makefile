@@ -2,10 +2,9 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-export PYTHONPYCACHEPREFIX :=
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all lint lock
+.PHONY: help demo test test-all lint schemas lock
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +24,9 @@ test-all: .venv/.lock ## Every test that this machine can run.
 
 lint: .venv/.lock ## ruff, snakefmt and snakemake's own lint.
 	@ruff check . && ruff format --check . && snakefmt --check Snakefile rules && snakemake --lint
+
+schemas: .venv/.lock ## Write the JSON schema of the config for editors.
+	@PYTHONPATH=scripts python -m shardline.config.schemas
 
 lock: ## Pin the packages of envs/requirements.in anew.
 	@uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -14,12 +14,13 @@ min_version("9.20")
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from shardline import paths
-from shardline.controller import finish_tracking, open_project, start_tracking
+from shardline.controller import Delivery, open_project
 from shardline.dag import Tracked
 from shardline.upstream import Upstream
 
 project = open_project(workflow)
 upstream = Upstream(project, checkpoints)
+delivery = Delivery(project)
 
 
 container: "docker://shardline:0.1.0"
@@ -65,12 +66,12 @@ rule all:
 
 
 onstart:
-    start_tracking(project)
+    delivery.start()
 
 
 onsuccess:
-    finish_tracking(project)
+    delivery.finish()
 
 
 onerror:
-    finish_tracking(project)
+    delivery.finish()

@@ -155,8 +155,8 @@ def _layout(bounds: tuple[int, ...], causal: bool, device: torch.device) -> _Lay
         width = segments[0][0]
         # A causal row hides what is padded on its right; rows that see all must be full.
         least = FILL * width if causal else width
-        group = list(itertools.takewhile(lambda item: item[0] >= least, segments))
-        segments = segments[len(group) :]
+        count = sum(length >= least for length, _ in segments)
+        group, segments = segments[:count], segments[count:]
         batches.append(_Batch(len(group), width))
         for length, start in group:
             take.append((start + torch.arange(width)).clamp_(max=start + length - 1))

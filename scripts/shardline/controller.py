@@ -17,6 +17,8 @@ from shardline.config.layers import Layer, load, project_layers, read_layer
 from shardline.config.project import Project
 from shardline.errors import ConfigError, UserError
 from shardline.paths import RESULTS
+from shardline.tracking.place import tracking_uri
+from shardline.tracking.state import pending
 
 RECORDS = Path(".snakemake")
 HOST = RECORDS / "shardline-host"
@@ -109,40 +111,42 @@ def other_controllers() -> list[int]:
     return found
 
 
-def start_tracking(project: Project) -> None:
-    """Start the process that delivers the jobs' journals to MLflow while the run goes on."""
-    HOST.write_text(socket.gethostname())
-    TRACKING_LOG.parent.mkdir(parents=True, exist_ok=True)
-    with open(TRACKING_LOG, "ab") as log:
-        subprocess.Popen(
-            [*delivery_command(project), "--follow", "--controller", str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+class Delivery:
+    """The process that delivers the jobs' journals to MLflow while a run goes on."""
 
+    def __init__(self, project: Project) -> None:
+        self._program = str(project.root / "scripts" / "deliver_runs.py")
+        self._uri = tracking_uri(project.config.mlflow.uri)
+        self._experiment = project.config.mlflow.experiment
+        self._process: subprocess.Popen[bytes] | None = None
 
-def finish_tracking(project: Project) -> None:
-    """Wait for the last delivery; a server that is down is named and never fails the run."""
-    command = [*delivery_command(project), "--wait", str(DELIVERY_SECONDS)]
-    started = time.monotonic()
-    delivery = subprocess.run(command, capture_output=True, text=True, check=False)
-    if delivery.returncode or "pending" in delivery.stdout:
-        seconds = time.monotonic() - started
-        print(
-            f"MLflow: not everything is delivered after {seconds:.0f} s (see {TRACKING_LOG}); "
-            "the next run delivers the rest",
-            file=sys.stderr,
-        )
+    def start(self) -> None:
+        """Start it beside the run; it outlives a killed controller and then finishes its work."""
+        HOST.write_text(socket.gethostname())
+        TRACKING_LOG.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, self._program, "--results", RESULTS]
+        command += ["--experiment", self._experiment]
+        command += ["--follow", "--controller", str(os.getpid())]
+        with open(TRACKING_LOG, "ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                # A URI may hold a password, and every user sees command lines.
+                env={**os.environ, "MLFLOW_TRACKING_URI": self._uri},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
-
-def delivery_command(project: Project) -> list[str]:
-    """The command line of the delivering program; the store's URI goes by the environment."""
-    program = str(project.root / "scripts" / "deliver_runs.py")
-    settings = project.config.mlflow
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or settings.uri
-    return [
-        *(sys.executable, program, "--results", RESULTS),
-        *("--uri", uri, "--experiment", settings.experiment),
-    ]
+    def finish(self) -> None:
+        """Wait until all is delivered; a store that is down is named and never fails the run."""
+        end = time.monotonic() + DELIVERY_SECONDS
+        while pending(Path(RESULTS), self._uri, self._experiment):
+            if time.monotonic() > end or (self._process and self._process.poll() is not None):
+                print(
+                    f"MLflow: not everything is delivered (see {TRACKING_LOG}); "
+                    "the next run delivers the rest",
+                    file=sys.stderr,
+                )
+                return
+            time.sleep(0.5)

@@ -39,7 +39,7 @@ def modules(options: dict[str, Any]) -> list[Path | str]:
     named += [("filters", entry["name"]) for entry in options.get("filters", [])]
     if source := options.get("source"):
         scheme, _, rest = source.partition(":")
-        named += [("sources", scheme.replace("generate", "generator"))]
+        named += [("sources", scheme)]
         named += [("generators", rest)] if scheme == "generate" else []
     files = [fingerprint.registry_file(kind, name) for kind, name in named]
     plugins = [str(Path(plugin).resolve()) for plugin in options.get("plugins", [])]

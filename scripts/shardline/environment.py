@@ -16,6 +16,11 @@ from shardline.reporting.numbers import plural
 
 LOCK = Path("envs/requirements.lock")
 OLDEST_PYTHON = (3, 11)
+NEEDED = (
+    *("accelerate", "jinja2", "mlflow", "numpy", "peft", "pillow", "pyarrow", "pydantic", "pyyaml"),
+    *("safetensors", "snakemake", "tokenizers", "torch", "transformers", "zstandard"),
+)
+MOST_NAMED = 10  # differing packages in one line
 SECONDS = 10  # patience with git and sbatch
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
@@ -27,7 +32,13 @@ def environment_checks() -> list[Check]:
     """All checks of the environment."""
     checks = [python(), packages(LOCK)]
     checks += [hub_token(), hub_home(), *hub_address(), *proxies(), offline()]
-    return [*checks, *tracking(), program("dot", "Graphviz", "draws `snakemake --dag`"), git(), slurm()]
+    return [
+        *checks,
+        *tracking(),
+        program("dot", "Graphviz", "draws `snakemake --dag`"),
+        git(),
+        slurm(),
+    ]
 
 
 def python() -> Check:
@@ -52,13 +63,14 @@ def packages(lock: Path) -> Check:
         if package in installed and not same_version(installed[package], version)
     ]
     found = f"{len(pinned) - len(absent) - len(other)} of {len(pinned)} as in {lock}"
-    different = "; ".join([*other, *(f"{package} is not installed" for package in absent)])
-    if not different:
+    named = [*(f"{package} is not installed" for package in absent), *other]
+    if not named:
         return Check(name, "ok", found)
-    advice = "make a clean environment: rm -r .venv && make demo"
-    if absent:
-        return Check(name, "missing", f"{found}; {different}", advice, True)
-    return Check(name, "warn", f"{found}; {different}", advice)
+    rest = [f"and {len(named) - MOST_NAMED} more"] if len(named) > MOST_NAMED else []
+    found = "; ".join([found, *named[:MOST_NAMED], *rest])
+    advice = "make a clean environment: rm -r .venv && make test"
+    unusable = bool(set(absent) & set(NEEDED))
+    return Check(name, "missing" if absent else "warn", found, advice, unusable)
 
 
 def read_pins(text: str) -> dict[str, str]:

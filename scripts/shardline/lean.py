@@ -1,4 +1,4 @@
-"""Keeping packages that a program does not use from being imported on its behalf.
+"""Keeping out of a program what it does not use: packages, and lines of the log.
 
 transformers and accelerate import DeepSpeed (6-10 s), datasets and pandas (1 s) wherever they are
 installed, even for a program that writes one file.
@@ -7,6 +7,7 @@ installed, even for a program that writes one file.
 from __future__ import annotations
 
 import sys
+import warnings
 
 HEAVY = ("deepspeed", "datasets", "mlflow", "tensorflow", "tensorboardX", "wandb")
 
@@ -19,3 +20,11 @@ def without(*packages: str) -> None:
     """
     for package in packages:
         sys.modules.setdefault(package, None)
+
+
+def quiet() -> None:
+    """Keep progress bars and a warning about PEFT's own code out of the log."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)

@@ -6,18 +6,17 @@ import fcntl
 import os
 import resource
 import shutil
-import socket
 from pathlib import Path
 
 from shardline.checks import Check
 from shardline.reporting.numbers import plural, size
+from shardline.tracking.interface import DEFAULT_PORT, next_free_port, port_is_free
 
 GIB = 2**30
 LEAST_MEMORY = 4 * GIB  # what `make demo` needs
 LEAST_DISK = 20 * GIB
 LEAST_FILES = 4096  # a loader with 8 workers over some hundred shards
 LEAST_SHARED = 1 * GIB  # loader workers hand batches over in /dev/shm; containers often get 64 MB
-MLFLOW_PORT = 5000
 
 
 def machine_checks(results: Path, gpu: bool) -> list[Check]:
@@ -29,7 +28,7 @@ def machine_checks(results: Path, gpu: bool) -> list[Check]:
     """
     checks = [processors(), memory(), shared_memory(), file_limit()]
     checks += gpus() if gpu or gpu_devices() else [_no_gpu()]
-    return [*checks, *disk(results), port(MLFLOW_PORT)]
+    return [*checks, *disk(results), port(DEFAULT_PORT)]
 
 
 def processors() -> Check:
@@ -86,7 +85,9 @@ def disk(results: Path) -> list[Check]:
     if results.is_symlink() and not results.is_dir():
         target = os.readlink(results)
         advice = f"mkdir -p {target}, or mount its disk"
-        return [Check("results", "missing", f"a link to {target}, which is no folder", advice, True)]
+        return [
+            Check("results", "missing", f"a link to {target}, which is no folder", advice, True)
+        ]
     if results.is_symlink():
         found = f"a link to {results.resolve()}"
     else:
@@ -99,7 +100,9 @@ def disk(results: Path) -> list[Check]:
     free = shutil.disk_usage(place).free
     short = "less than 20 GB: make results a link to a larger disk; `shardline gc` finds waste"
     enough = free >= LEAST_DISK
-    checks.append(Check("disk", "ok" if enough else "warn", f"{size(free)} free", "" if enough else short))
+    checks.append(
+        Check("disk", "ok" if enough else "warn", f"{size(free)} free", "" if enough else short)
+    )
     if not _has_locks(place):
         advice = "trainings need file locks there: put results on another file system"
         checks.append(Check("file locks", "missing", "none at results", advice, True))
@@ -128,23 +131,6 @@ def port(number: int) -> Check:
     return Check(name, "warn", f"{number} is taken", advice)
 
 
-def port_is_free(number: int, host: str = "127.0.0.1") -> bool:
-    """Whether a server could listen on ``host:number`` now."""
-    with socket.socket() as server:
-        # As servers do: a port whose last connections are only fading out counts as free.
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            server.bind((host, number))
-        except OSError:
-            return False
-    return True
-
-
-def next_free_port(start: int) -> int | None:
-    """The first free port from ``start`` on; None if there is none."""
-    return next((number for number in range(start, 65536) if port_is_free(number)), None)
-
-
 def gpu_devices() -> list[Path]:
     """The device files of NVIDIA and AMD GPUs."""
     return sorted([*Path("/dev").glob("nvidia[0-9]*"), *Path("/dev").glob("kfd")])
@@ -168,14 +154,16 @@ def gpus() -> list[Check]:
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
         free, total = torch.cuda.mem_get_info(index)
-        bf16 = "bf16" if facts.major >= 8 else "no bf16"
-        found = f"{facts.name}, {size(total)} ({size(free)} free), sm_{facts.major}{facts.minor}, {bf16}"
-        busy = free < 0.9 * total
-        advice = "another program holds memory on it: see nvidia-smi" if busy else ""
+        advice = "another program holds memory on it: see nvidia-smi" if free < 0.9 * total else ""
+        found = f"{facts.name}, {size(total)}, {size(free)} free, sm_{facts.major}{facts.minor}"
         if facts.major < 8:
-            advice = "set precision: fp32 in the recipe's stages, or use a newer GPU"
+            advice = "no bf16: set precision: fp32 in the recipe's stages, or use a newer GPU"
         checks.append(Check(f"GPU {index}", "warn" if advice else "ok", found, advice))
-    nccl = ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else ""
+    nccl = (
+        ".".join(map(str, torch.cuda.nccl.version()))
+        if torch.distributed.is_nccl_available()
+        else ""
+    )
     found = f"{_driver()}, CUDA {torch.version.cuda} in torch {torch.__version__}"
     checks.append(Check("GPU driver", "ok", found))
     several = len(checks) > 2

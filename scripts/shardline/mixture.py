@@ -7,21 +7,26 @@ in every version of numpy.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
 
-def apportion(counts: Sequence[int], percents: Sequence[int]) -> list[int]:
+def apportion(counts: Sequence[int], percents: Sequence[float]) -> list[int]:
     """How many samples of each dataset are asked for, rounded so that the total is right.
 
     The shares ``count * percent / 100`` are cut to whole numbers, and the samples still missing
     from their rounded sum go to the largest remainders (the earlier dataset where equal).
     """
-    shares = [count * percent for count, percent in zip(counts, percents, strict=True)]
-    taken = [share // 100 for share in shares]
-    missing = (sum(shares) + 50) // 100 - sum(taken)
-    by_remainder = sorted(range(len(shares)), key=lambda place: (-(shares[place] % 100), place))
+    shares = [
+        count * Fraction(str(percent)) / 100
+        for count, percent in zip(counts, percents, strict=True)
+    ]
+    taken = [math.floor(share) for share in shares]
+    missing = math.floor(sum(shares) + Fraction(1, 2)) - sum(taken)
+    by_remainder = sorted(range(len(shares)), key=lambda place: (-(shares[place] % 1), place))
     for place in by_remainder[:missing]:
         taken[place] += 1
     return taken

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 RESULTS = "results"
 
 
@@ -75,11 +73,6 @@ def scores(recipe: str, model: str, benchmark: str) -> str:
 def report(recipe: str) -> str:
     """A recipe's report page."""
     return f"{RESULTS}/reports/{recipe}/index.html"
-
-
-def folder_of(manifest: str) -> str:
-    """The folder that a ``<folder>.json`` manifest describes."""
-    return str(Path(manifest).with_suffix(""))
 
 
 def model_of_lock(lock_file: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import imagehash
 import numpy as np
 from PIL import Image
 
-from shardline.errors import DataError
+from shardline.errors import ConfigError, DataError
 from shardline.images import BadImage, decode_rgb
 from shardline.parallel import Workers
 
@@ -78,10 +79,15 @@ def near_pairs(
 
     Returns:
         Indices into ``left`` and into ``right``, int64 [pairs] each, sorted.
+
+    Raises:
+        ConfigError: ``max_distance`` is no such number.
     """
+    if type(max_distance) is not int or not 0 <= max_distance < BITS:
+        raise ConfigError(f"max_distance: {max_distance!r} is no whole number from 0 to 63 (bits)")
     found = [np.empty(0, np.int64)]
     edges = np.linspace(0, BITS, max_distance + 2).astype(int)
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         mask = np.uint64((1 << int(high - low)) - 1)
         left_keys = (left >> np.uint64(low)) & mask
         right_keys = (right >> np.uint64(low)) & mask

@@ -8,11 +8,13 @@ wherever the template is not saved along.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
 
 from shardline.errors import DataError, SampleError
 
@@ -37,6 +39,11 @@ SPECIAL_TOKENS = (
 )
 IGNORED = -100  # the label that the loss of every HF model skips
 
+# Of the published tokenizer: words, single digits, punctuation, line breaks.
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 _IMAGE = f"<|vision_start|>{PLACEHOLDER}<|vision_end|>"
 _TEMPLATE = """\
@@ -144,3 +151,39 @@ def encode(
             if np.any((starts < begin) & (ends > begin) | (starts < position) & (ends > position)):
                 raise SampleError("answer_border", f"a token spans it: {text[:200]!r}")
     return input_ids, np.where(supervised, input_ids, IGNORED).astype(np.int32)
+
+
+def train_tokenizer(
+    conversations: Iterable[Sequence[Mapping[str, Any]]], vocab_size: int
+) -> Tokenizer:
+    """A byte-level BPE like the published one, trained on what `render` makes of conversations.
+
+    Args:
+        vocab_size: at most so many tokens, the 256 bytes and the special ones included.
+
+    Returns:
+        The tokenizer; the special tokens have the first ids, the same conversations in the same
+        order give the same one.
+    """
+    tokenizer = Tokenizer(BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+
+    def texts() -> Iterator[str]:
+        for messages in conversations:
+            yield from filter(None, _SPECIAL.split("".join(text for text, _ in render(messages))))
+
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts(), trainer)
+    return tokenizer

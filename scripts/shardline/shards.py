@@ -17,6 +17,7 @@ from shardline.errors import DataError
 from shardline.files import atomic_file
 
 MODE = 0o444
+END = bytes(2 * tarfile.BLOCKSIZE)
 NAME_LIMIT = 100  # a longer name would need ustar's prefix field, which some readers ignore
 
 
@@ -71,7 +72,7 @@ def read_shard(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """
     key, members = "", {}
     try:
-        with tarfile.open(path, mode="r:") as tar:
+        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for header in tar:
                 name, dot, suffix = header.name.partition(".")
                 if not dot or not header.isreg():
@@ -81,6 +82,9 @@ def read_shard(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
                         yield key, members
                     key, members = name, {}
                 members[suffix] = tar.extractfile(header).read()
+            file.seek(tar.offset)
+            if file.read(len(END)) != END:  # tarfile takes a cut at a header for the end
+                raise DataError(f"{path}: not a whole tar: cut off at byte {tar.offset}")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (tarfile.TarError, EOFError) as error:

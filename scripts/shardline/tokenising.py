@@ -57,15 +57,15 @@ def tokenise_sample(
         options: of the tokens: ``min_visual_tokens``, ``max_visual_tokens``, and the task's.
 
     Raises:
-        SampleError: ``placeholders``: they are not as many as the media; ``no_supervised``: the
-            loss would see no token; or what the task or the family refuses.
+        SampleError: ``no_supervised``: the loss would see no token; ``placeholders``: they are
+            not as many as the media; or what the task or the family refuses.
     """
     input_ids, labels = family.encode(tokenizer, task.conversation(sample, options))
+    if not count_supervised(labels):
+        raise SampleError("no_supervised", "no token of it would be learned")
     placeholders = count_placeholders(input_ids, tokenizer.token_to_id(family.PLACEHOLDER))
     if placeholders != len(images):
         raise SampleError("placeholders", f"{placeholders} in the text for {len(images)} media")
-    if not count_supervised(labels):
-        raise SampleError("no_supervised", "no token of it would be learned")
     limits = options["min_visual_tokens"], options["max_visual_tokens"]
     grids = [family.image_grid(*image.size, *limits) for image in images]
     resized = [family.resize_image(image, grid) for image, grid in zip(images, grids, strict=True)]

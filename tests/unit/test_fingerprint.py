@@ -122,7 +122,7 @@ def test_golden_digest_is_the_same_on_every_python_version(tmp_path):
     )
     for version in ("3.11", "3.12", "3.13"):
         python = (
-            sys.executable if version == "%d.%d" % sys.version_info[:2] else interpreter(version)
+            sys.executable if version == f"3.{sys.version_info.minor}" else interpreter(version)
         )
         if python:
             done = subprocess.run(

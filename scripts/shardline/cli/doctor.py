@@ -13,7 +13,9 @@ HELP = "check this machine: packages, GPUs, memory, disk, network settings, tool
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument(
-        "--gpu", action="store_true", help="look for GPUs with torch even if no device file is there"
+        "--gpu",
+        action="store_true",
+        help="look for GPUs with torch even if no device file is there",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -27,6 +27,7 @@ from shardline.qwen_chat import (
     chat_template,
     encode,
     render,
+    train_tokenizer,
 )
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ __all__ = [
     "positions",
     "render",
     "resize_image",
+    "train_tokenizer",
     "vision_inputs",
     "visual_tokens",
 ]
@@ -62,7 +64,6 @@ MAX_ASPECT = 200
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP's, as in preprocessor_config.json
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 ATTENTION = "shardline_varlen"
-ATTENDS_WITHIN_FRAMES = True  # the vision tower: so `attention.vision_segments` fits its forward
 
 Grid = tuple[int, int, int]
 """(time, height, width) of a medium, in patches."""
@@ -255,26 +256,33 @@ def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, folder: Path, s
     biases zero: the same on every machine and in every version of torch.
 
     Args:
-        config: ``{"text_config", "vision_config", "image_processor", "tie_word_embeddings"?}``.
+        config: ``text_config``, ``vision_config`` and ``image_processor`` as transformers has
+            them; optionally ``tie_word_embeddings`` (default true) and ``initializer_range``, for
+            both where they do not say their own.
         tokenizer: with all `SPECIAL_TOKENS`; its ids are looked up by name.
 
     Raises:
-        ConfigError: transformers refuses the config.
+        ConfigError: transformers refuses the config, or its patches are not the family's.
     """
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+    for key, expected in (("patch_size", PATCH), ("spatial_merge_size", MERGE)):
+        if config["vision_config"].get(key, expected) != expected:
+            raise ConfigError(f"model config: vision_config.{key} must be {expected}")
     ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
     ends = {"eos_token_id": ids[END_OF_TURN], "pad_token_id": ids[END_OF_TEXT]}
+    spread = {key: config[key] for key in ("initializer_range",) if key in config}
     try:
         model = Qwen2VLForConditionalGeneration(
             Qwen2VLConfig(
                 text_config={
+                    **spread,
                     **config["text_config"],
                     **ends,
                     "bos_token_id": ids[END_OF_TEXT],
                     "vocab_size": tokenizer.get_vocab_size(),
                 },
-                vision_config=dict(config["vision_config"]),
+                vision_config={**spread, **config["vision_config"]},
                 image_token_id=ids[PLACEHOLDER],
                 video_token_id=ids["<|video_pad|>"],
                 vision_start_token_id=ids["<|vision_start|>"],

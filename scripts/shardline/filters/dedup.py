@@ -35,14 +35,9 @@ def judge(samples: list[Sample], context: Context) -> Verdict:
     rejected = {}
     for sample in samples:
         pictures, texts = _pictures(sample, alike), _texts(sample)
-        original = next(
-            (
-                other
-                for said, other in kept[pictures]
-                if texts <= said or not (context.options["same_text"] or not pictures)
-            ),
-            None,
-        )
+        text_counts = context.options["same_text"] or not pictures
+        repeats = (other for said, other in kept[pictures] if texts <= said or not text_counts)
+        original = next(repeats, None)
         if original:
             rejected[sample.id] = _decision(sample, original, hashes)
         else:
@@ -73,9 +68,7 @@ def _representatives(
             chosen[j] = i
     names = list(first.values())
     of_hash = {value: names[chosen[index]] for index, value in enumerate(first)}
-    return {
-        sha256: sha256 if value is None else of_hash[value] for sha256, value in hashes.items()
-    }
+    return {sha256: sha256 if value is None else of_hash[value] for sha256, value in hashes.items()}
 
 
 def _in_order(samples: Iterable[Sample]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from shardline.redact import redact, redact_text
+from shardline.redact import redact_text
 from shardline.reporting.artefacts import Artefacts, Json
 from shardline.reporting.charts import Interval, interval_chart
 from shardline.reporting.curves import stage_curves
@@ -59,7 +59,7 @@ def render_page(options: Json, summary: Json, artefacts: Artefacts) -> str:
         times=times(summary),
         commands=commands(options),
         config=yaml.safe_dump(
-            {"recipes": {options["recipe"]: redact(options["config"])}},
+            {"recipes": {options["recipe"]: summary["config"]}},
             sort_keys=False,
             allow_unicode=True,
             width=100,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shardline.redact import redact
 from shardline.reporting.artefacts import Artefacts, Json
 from shardline.reporting.counts import stage_counts
 from shardline.reporting.gates import gate_results
@@ -20,6 +21,7 @@ def summarise(options: Json, artefacts: Artefacts) -> Json:
     stages = stage_counts(options, artefacts)
     return {
         "recipe": options["recipe"],
+        "config": redact(options["config"]),
         "models": options["models"],
         "training": [stage["name"] for stage in options["stages"]],
         "scores": scores,

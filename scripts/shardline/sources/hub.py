@@ -1,8 +1,9 @@
 """``hub://owner/name@revision``: a snapshot of a dataset or model of the Hugging Face Hub.
 
-``source_options: {allow: [patterns]}`` takes only matching files. Models are taken without weights
-that are pickles unless ``allow`` names them. The token is read from ``HF_TOKEN`` and from nowhere
-else; no message and no file repeats it.
+``source_options: {allow: [patterns]}`` takes only matching files, ``{extract: [patterns]}`` unpacks
+matching zip and tar archives where they lie and keeps what was in them. Models are taken without
+weights that are pickles unless ``allow`` names them. The token is read from ``HF_TOKEN`` and from
+nowhere else; no message and no file repeats it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shardline import folders
+from shardline.archives import extract_matching
 from shardline.errors import ConfigError, DataError
 from shardline.files import short_hash
 from shardline.locks import list_files
@@ -30,7 +32,8 @@ def fetch(
     Args:
         place: ``owner/name@revision``.
         raw: where the folder goes.
-        options: ``allow``: file patterns, default all (of models: no pickles).
+        options: ``allow``: file patterns, default all (of models: no pickles); ``extract``:
+            patterns of the archives to unpack, default none.
         kind: ``dataset`` or ``model``.
 
     Returns:
@@ -38,10 +41,12 @@ def fetch(
 
     Raises:
         ConfigError: no revision, an unknown option, no such repository or revision.
-        DataError: no access, no network, no matching file.
+        DataError: no access, no network, no matching file, an archive that is broken or unsafe.
     """
-    if unknown := sorted(set(options) - {"allow"}):
-        raise ConfigError(f"source_options of hub: no option {', '.join(unknown)}; there is: allow")
+    if unknown := sorted(set(options) - {"allow", "extract"}):
+        raise ConfigError(
+            f"source_options of hub: no option {', '.join(unknown)}; there are: allow, extract"
+        )
     if not (parts := PLACE.fullmatch(place)):
         raise ConfigError(
             f"source hub://{place}: write hub://owner/name@revision; the revision pins the data, "
@@ -53,6 +58,7 @@ def fetch(
     folders.remove(folder / ".cache")
     if not list_files(folder):
         raise DataError(f"{repo}@{revision} has no file that matches {', '.join(allow or ['*'])}")
+    extract_matching(folder, options.get("extract", []))
     folders.install(folder, raw)
     return commit
 
@@ -61,14 +67,15 @@ def _download(
     repo: str, revision: str, kind: str, allow: list[str] | None, raw: Path
 ) -> tuple[str, Path]:
     """Download beside ``raw``; return commit and folder. Failures become messages to act on."""
-    import httpx
     from huggingface_hub import HfApi, errors
+    from huggingface_hub.utils import filter_repo_objects
 
     token = os.environ.get("HF_TOKEN") or False  # False: not the one stored by a login
     api = HfApi(token=token)
     where = f"{kind} {repo}"
     try:
-        commit = api.repo_info(repo, revision=revision, repo_type=kind).sha
+        info = api.repo_info(repo, revision=revision, repo_type=kind)
+        commit, files = info.sha, [sibling.rfilename for sibling in info.siblings]
         folder = folders.unfinished(raw, short_hash([repo, commit, allow]))
         api.snapshot_download(
             repo, revision=commit, repo_type=kind, local_dir=folder, allow_patterns=allow
@@ -83,11 +90,15 @@ def _download(
         raise _status_error(where, error.response.status_code, token, absent=True) from None
     except errors.HfHubHTTPError as error:
         raise _status_error(where, error.response.status_code, token) from None
-    except (errors.LocalEntryNotFoundError, httpx.HTTPError, ConnectionError) as error:
+    except (errors.LocalEntryNotFoundError, errors.HTTPError, ConnectionError) as error:
         raise DataError(
             f"cannot reach the hub for {where} ({type(error).__name__}): check the network and "
             "HF_ENDPOINT, or download it elsewhere and name it as folder:/path"
         ) from None
+    expected = filter_repo_objects(files, allow_patterns=allow)
+    if absent := [file for file in expected if not (folder / file).is_file()]:
+        # the hub's library takes a folder cut off before for the whole when it cannot connect
+        raise DataError(f"{where}: {len(absent)} files did not come, e.g. {absent[0]}: run again")
     return commit, folder
 
 

@@ -1,4 +1,4 @@
-"""Checks around a training: is a pack what its samples are alone, and did only the right parts move?"""
+"""Checks around a training: a pack is what its samples are alone; only what is tuned moves."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from shardline.errors import GateError
-from shardline.training.packs import Pack, joined, supervised, token_losses
+from shardline.training.packs import Row, join, stock_losses, supervised, token_losses
 from shardline.training.tuning import MODULES, Tune
 
 TOLERANCE = 1e-4  # relative, fp32
@@ -20,7 +19,7 @@ LAYERS = 2  # blocks a tower of the probe: a leak shows in the first
 
 
 def packing_parity(
-    model: torch.nn.Module, family: Any, samples: Sequence[Pack], tolerance: float = TOLERANCE
+    model: torch.nn.Module, family: Any, samples: Sequence[Row], tolerance: float = TOLERANCE
 ) -> dict[str, Any]:
     """Compare a pack with its samples alone: each sample's loss and each module's gradient.
 
@@ -28,7 +27,7 @@ def packing_parity(
     model's stock forward: its own positions, no boundaries. The model itself is left as it is.
 
     Args:
-        samples: packs of one sample each, at least two.
+        samples: rows of one sample each.
 
     Returns:
         ``{"passed": True, "max_difference", "tolerance"}``, the difference relative to the
@@ -40,12 +39,12 @@ def packing_parity(
     with _first_blocks(model, LAYERS):
         probe = copy.deepcopy(model).float().eval()
     probe.requires_grad_(True)
-    alone = [_alone(probe, family, sample) for sample in samples]
+    alone = [stock_losses(probe, family, sample) for sample in samples]
     torch.cat(alone).sum().backward()
     alone = [losses.sum().item() for losses in alone]
     expected = _gradients(probe, family)
     probe.zero_grad()
-    losses = token_losses(probe, family, joined(samples))
+    losses = token_losses(probe, family, join(samples))
     losses.sum().backward()
     packed = [part.sum().item() for part in losses.split([len(supervised(s)) for s in samples])]
     found = _gradients(probe, family)
@@ -67,19 +66,6 @@ def packing_parity(
             "pack see each other, or their positions are wrong: training would be poisoned"
         )
     return {"passed": True, "max_difference": worst, "tolerance": tolerance}
-
-
-def _alone(model: torch.nn.Module, family: Any, sample: Pack) -> torch.Tensor:
-    device = next(model.parameters()).device
-    places = supervised(sample)
-    input_ids = torch.from_numpy(sample.input_ids).to(device, torch.int64)[None]
-    inputs = {"input_ids": input_ids}
-    if sample.images:
-        inputs |= family.vision_inputs(sample.images, sample.grids, device, torch.float32)
-        inputs["mm_token_type_ids"] = (input_ids == model.config.image_token_id).long()
-    logits = model(**inputs, use_cache=False).logits[0, places]
-    targets = torch.from_numpy(sample.labels[places + 1]).to(device, torch.int64)
-    return cross_entropy(logits, targets, reduction="none")
 
 
 def _gradients(model: torch.nn.Module, family: Any) -> dict[str, torch.Tensor]:

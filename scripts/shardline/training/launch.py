@@ -21,6 +21,11 @@ def in_rank() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def own_rank() -> tuple[int, int]:
+    """This process's rank, and how many there are; (0, 1) outside a group."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def run_ranks(program: Sequence[str], ranks: int, threads: int, lease: int) -> None:
     """Run ``python <program>`` ``ranks`` times as one process group with torchrun's variables.
 

@@ -1,91 +1,123 @@
-"""The forward of a pack: what the model reads, and the loss of each supervised token."""
+"""The forward of a row of packed samples, and the loss of each supervised token.
+
+A row is what `shardline.loader.PlanDataset` gives: its samples one after the other, with their
+boundaries in ``cu_seq_lens_q``.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
 from shardline.attention import vision_segments
 
 IGNORED = -100
+TEXT = ("input_ids", "labels", "mm_token_type_ids", "position_ids")
+"""What a row has one of for each token, in the last dimension."""
+
+Row = dict[str, Any]
 
 
-@dataclass(kw_only=True)
-class Pack:
-    """Whole samples, one after the other; ``lengths`` are their tokens. No samples: no loss."""
+def supervised(row: Row) -> torch.Tensor:
+    """Places int64 [n] in the row whose next token is supervised.
 
-    input_ids: np.ndarray
-    """int [T], placeholders expanded."""
-    labels: np.ndarray
-    """int [T], aligned with ``input_ids``; -100 where there is no loss."""
-    positions: np.ndarray
-    """int64 [3, T], each sample's own."""
-    lengths: list[int]
-    images: list[torch.Tensor] = field(default_factory=list)
-    """uint8 [height, width, 3], each of the size of its grid."""
-    grids: list[Sequence[int]] = field(default_factory=list)
-    """(time, height, width) of each image in patches."""
+    A sample's first label is never supervised, so a place and its next token are of one sample.
+    """
+    return (row["labels"][0, 1:] != IGNORED).nonzero().flatten()
 
 
-def joined(packs: Sequence[Pack]) -> Pack:
-    """Several packs as one: their samples stay as apart as they are within a pack."""
-    if len(packs) == 1:
-        return packs[0]
-    return Pack(
-        input_ids=np.concatenate([pack.input_ids for pack in packs]),
-        labels=np.concatenate([pack.labels for pack in packs]),
-        positions=np.concatenate([pack.positions for pack in packs], axis=1),
-        lengths=[length for pack in packs for length in pack.lengths],
-        images=[image for pack in packs for image in pack.images],
-        grids=[grid for pack in packs for grid in pack.grids],
-    )
-
-
-def supervised(pack: Pack) -> np.ndarray:
-    """Places int64 [n] in the pack whose next token is supervised (and of the same sample)."""
-    labels = pack.labels.copy()
-    labels[[0, *itertools.accumulate(pack.lengths)][:-1]] = IGNORED
-    return np.flatnonzero(labels[1:] != IGNORED)
-
-
-def token_losses(model: torch.nn.Module, family: Any, pack: Pack) -> torch.Tensor:
-    """Cross entropy fp32 [n] of the pack's supervised tokens, in order.
+def token_losses(model: torch.nn.Module, family: Any, row: Row) -> torch.Tensor:
+    """Cross entropy fp32 [n] of a row's supervised tokens, in order.
 
     Logits are computed at the places of `supervised` alone.
     """
     device = next(model.parameters()).device
-    bounds = np.cumsum([0, *pack.lengths], dtype=np.int32)
-    places = supervised(pack)
-
-    def on_device(values: np.ndarray, kind: torch.dtype = torch.int64) -> torch.Tensor:
-        return torch.from_numpy(values).to(device=device, dtype=kind, non_blocking=True)
-
-    segments, longest = on_device(bounds, torch.int32), max(pack.lengths)
+    places = supervised(row)
+    bounds = row["cu_seq_lens_q"].to(device, non_blocking=True)
     logits = model(
-        input_ids=on_device(pack.input_ids)[None],
-        position_ids=on_device(pack.positions)[:, None],
-        cu_seq_lens_q=segments,
-        cu_seq_lens_k=segments,
-        max_length_q=longest,
-        max_length_k=longest,
+        input_ids=row["input_ids"].to(device, non_blocking=True),
+        # The first of the loader's four rows would make transformers build a dense mask.
+        position_ids=row["position_ids"][-3:].to(device, non_blocking=True),
+        cu_seq_lens_q=bounds,
+        cu_seq_lens_k=bounds,
+        max_length_q=row["max_length_q"],
+        max_length_k=row["max_length_k"],
         use_cache=False,
-        logits_to_keep=on_device(places),
-        **_vision(family, pack, device),
+        logits_to_keep=places.to(device, non_blocking=True),
+        **_vision(family, row, device),
     ).logits
-    return cross_entropy(logits[0].float(), on_device(pack.labels[places + 1]), reduction="none")
+    targets = row["labels"][0, places + 1].to(device, non_blocking=True)
+    return cross_entropy(logits[0].float(), targets, reduction="none")
 
 
-def _vision(family: Any, pack: Pack, device: torch.device) -> dict[str, Any]:
-    """The forward keywords of the pack's images; none for a pack of text."""
-    if not pack.images:
+def stock_losses(model: torch.nn.Module, family: Any, row: Row) -> torch.Tensor:
+    """`token_losses` of a row of one sample, without boundaries and with the model's own positions.
+
+    What stock transformers computes for the sample: the reference of the packing gate.
+    """
+    device = next(model.parameters()).device
+    places = supervised(row)
+    inputs = {"input_ids": row["input_ids"].to(device)}
+    if row["images"]:
+        grids = row["image_grid_thw"].tolist()
+        inputs |= family.vision_inputs(row["images"], grids, device, torch.float32)
+        inputs["mm_token_type_ids"] = row["mm_token_type_ids"].to(device)
+    logits = model(**inputs, use_cache=False).logits[0, places.to(device)]
+    targets = row["labels"][0, places + 1].to(device)
+    return cross_entropy(logits.float(), targets, reduction="none")
+
+
+def _vision(family: Any, row: Row, device: torch.device) -> dict[str, Any]:
+    """The forward keywords of a row's images; none for a row of text."""
+    if not row["images"]:
         return {}
-    inputs = family.vision_inputs(pack.images, pack.grids, device, torch.float32)
+    grids = row["image_grid_thw"].tolist()
+    inputs = family.vision_inputs(row["images"], grids, device, torch.float32)
     if family.ATTENDS_WITHIN_FRAMES:
-        inputs |= vision_segments(pack.grids, device)
+        inputs |= vision_segments(grids, device)
     return inputs
+
+
+def split(row: Row, family: Any) -> list[Row]:
+    """The samples of a row, as a row each."""
+    samples = []
+    grids = row["image_grid_thw"].tolist()
+    taken = 0
+    for start, stop in itertools.pairwise(row["cu_seq_lens_q"].tolist()):
+        tokens = {name: row[name][..., start:stop] for name in TEXT}
+        visual = int((tokens["mm_token_type_ids"] != 0).sum())
+        first = taken
+        while visual > 0:
+            visual -= family.visual_tokens(grids[taken])
+            taken += 1
+        images = {
+            "images": row["images"][first:taken],
+            "image_grid_thw": row["image_grid_thw"][first:taken],
+        }
+        samples.append(_bounded(tokens | images, [stop - start]))
+    return samples
+
+
+def join(rows: Sequence[Row]) -> Row:
+    """Several rows as one, whose samples stay apart."""
+    tokens = {name: torch.cat([row[name] for row in rows], dim=-1) for name in TEXT}
+    images = {
+        "images": [image for row in rows for image in row["images"]],
+        "image_grid_thw": torch.cat([row["image_grid_thw"] for row in rows]),
+    }
+    lengths = [length for row in rows for length in row["cu_seq_lens_q"].diff().tolist()]
+    return _bounded(tokens | images, lengths)
+
+
+def _bounded(row: Row, lengths: Sequence[int]) -> Row:
+    bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+    return row | {
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+    }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from transformers.trainer_callback import PrinterCallback
 from shardline.errors import GateError
 from shardline.training import checkpoints
 from shardline.training.journal import Journal
-from shardline.training.packs import Pack, token_losses
+from shardline.training.packs import Row, token_losses
 
 TRAINED = "trained.safetensors"
 SPEAK_EVERY = 5.0  # seconds between two lines of the log
@@ -40,8 +41,8 @@ class PlanTrainer(Trainer):
     """Trains a model on the packs of a plan.
 
     Args:
-        batches: from a 0-based step, this rank's packs in order: for each step as many as
-            ``args.gradient_accumulation_steps`` (a pack without supervised tokens adds nothing).
+        rows: from a 0-based step on, this rank's rows in order: for each step as many as
+            ``args.gradient_accumulation_steps`` (one without supervised tokens adds nothing).
         totals: of each step.
         groups: the optimiser's parameter groups (`tuning.parameter_groups`).
         optimizer_options: ``betas``, ``eps``.
@@ -56,7 +57,7 @@ class PlanTrainer(Trainer):
         args: TrainingArguments,
         *,
         family: Any,
-        batches: Callable[[int], Iterable[Pack]],
+        rows: Callable[[int], Iterable[Row]],
         totals: Sequence[StepTotals],
         groups: list[dict[str, Any]],
         optimizer_options: Mapping[str, Any],
@@ -70,9 +71,9 @@ class PlanTrainer(Trainer):
         self.family = family
         self.totals = totals
         self.say = say
-        self.stop = stop
+        self._stop = stop
         self.journal: Journal | None = None
-        self._batches = batches
+        self._rows = rows
         self._groups = groups
         self._optimizer_options = optimizer_options
         self._factor = factor
@@ -81,20 +82,20 @@ class PlanTrainer(Trainer):
         self._first_step = 0
         self._samples = 0
 
-    def get_train_dataloader(self) -> Iterator[Pack]:
-        """This rank's packs from the step to begin with, as the plan has them."""
-        return iter(self._batches(self._first_step))
+    def get_train_dataloader(self) -> Iterator[Row]:
+        """This rank's rows from the step to begin with, as the plan has them."""
+        return iter(self._rows(self._first_step))
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[Pack], num_batches: int, device: torch.device
-    ) -> tuple[list[Pack], None]:
-        """The packs of one step; the number of supervised tokens is the plan's."""
+        self, epoch_iterator: Iterator[Row], num_batches: int, device: torch.device
+    ) -> tuple[list[Row], None]:
+        """The rows of one step; the number of supervised tokens is the plan's."""
         return [next(epoch_iterator) for _ in range(num_batches)], None
 
     def training_step(
-        self, model: torch.nn.Module, inputs: Pack, num_items_in_batch: None = None
+        self, model: torch.nn.Module, inputs: Row, num_items_in_batch: None = None
     ) -> torch.Tensor:
-        """Forward and backward of one pack; its share of the step's loss."""
+        """Forward and backward of one row; its share of the step's loss."""
         model.train()
         with self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
@@ -102,13 +103,13 @@ class PlanTrainer(Trainer):
         self.accelerator.backward(loss, **options)
         return loss.detach()
 
-    def compute_loss(self, model: torch.nn.Module, inputs: Pack, **_: Any) -> torch.Tensor:
-        """The pack's summed cross entropy over the supervised tokens of the whole step.
+    def compute_loss(self, model: torch.nn.Module, inputs: Row, **_: Any) -> torch.Tensor:
+        """The row's summed cross entropy over the supervised tokens of the whole step.
 
         Multiplied by the number of ranks, over which gradients are averaged.
         """
         loss = token_losses(model, self.family, inputs).sum()
-        if self.args.world_size > 1 and not inputs.images:
+        if self.args.world_size > 1 and not inputs["images"]:
             loss = loss + self._nothing(model)
         total = self.totals[self.state.global_step].supervised
         return loss * (self.args.world_size / max(total, 1))
@@ -121,7 +122,7 @@ class PlanTrainer(Trainer):
             if parameter.requires_grad and self.family.module_of(name) != "llm"
         )
 
-    def floating_point_ops(self, inputs: Pack) -> int:
+    def floating_point_ops(self, inputs: Row) -> int:
         """Not estimated: the journal has tokens and seconds."""
         return 0
 
@@ -206,11 +207,26 @@ class PlanTrainer(Trainer):
         done = step - self._first_step
         passed = now - self._begun
         tokens = sum(totals.tokens for totals in self.totals[self._first_step : step])
-        left = round(passed / done * (self.args.max_steps - step))
+        left = timedelta(seconds=round(passed / done * (self.args.max_steps - step)))
         self.say(
             f"step {step}/{self.args.max_steps}  loss {loss:.4f}  grad {norm:.2f}  "
-            f"{tokens / passed:,.0f} tokens/s  left {left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
+            f"{tokens / passed:,.0f} tokens/s  left {left}"
         )
+
+    def stop_anywhere(self) -> bool:
+        """Whether any rank was asked to stop: all must leave the loop at the same step."""
+        asked = bool(self._stop())
+        if self.args.world_size > 1:
+            flag = torch.tensor([float(asked)], device=self.args.device)
+            torch.distributed.all_reduce(flag)
+            asked = bool(flag.item())
+        return asked
+
+    def whole_state(self) -> dict[str, torch.Tensor]:
+        """The model's state dict, gathered where ranks hold parts of it (all must call this)."""
+        if self.is_deepspeed_enabled:
+            return self.accelerator.get_state_dict(self.model_wrapped)
+        return self.model.state_dict()
 
     def begin(self) -> None:
         """Start the clock."""
@@ -219,8 +235,7 @@ class PlanTrainer(Trainer):
     def note_rates(self) -> None:
         """Remember the learning rates of the step that is about to be taken, by module."""
         self._rates = {
-            group["name"].split("/")[0]: float(group["lr"])
-            for group in self.optimizer.param_groups
+            group["name"].split("/")[0]: float(group["lr"]) for group in self.optimizer.param_groups
         }
 
 
@@ -237,7 +252,7 @@ class _Steps(TrainerCallback):
         self.trainer.note_rates()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._stop_anywhere(args):
+        if self.trainer.stop_anywhere():
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -247,12 +262,3 @@ class _Steps(TrainerCallback):
             work = Path(args.output_dir)
             checkpoints.seal(work / f"checkpoint-{state.global_step}", step=state.global_step)
             checkpoints.prune(work)
-
-    def _stop_anywhere(self, args: Any) -> bool:
-        """Whether any rank was asked to stop: all must leave the loop at the same step."""
-        asked = bool(self.trainer.stop())
-        if args.world_size > 1:
-            flag = torch.tensor([float(asked)], device=args.device)
-            torch.distributed.all_reduce(flag)
-            asked = bool(flag.item())
-        return asked

@@ -1,0 +1,36 @@
+"""Export the LoRA adapter of a finished stage.
+
+Called by the rule export_adapter, once a stage that exports its adapter:
+
+    python scripts/export_adapter.py \\
+        --result results/checkpoints/demo/adapt/result.json \\
+        --folder results/models/demo/adapt/adapter \\
+        --manifest results/models/demo/adapt/adapter.json
+
+in:  result.json and the adapter it names
+out: adapter/adapter_model.safetensors, adapter/adapter_config.json   as PEFT loads them
+     adapter.json   the base model's name, number of tensors, hashes
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from shardline.errors import run_program
+from shardline.exporting.adapter import export_adapter
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and export."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--result", type=Path, required=True, help="result.json of the stage")
+    parser.add_argument("--folder", type=Path, required=True, help="adapter folder to write")
+    parser.add_argument("--manifest", type=Path, required=True, help="manifest to write")
+    arguments = parser.parse_args(argv)
+    export_adapter(arguments.result, arguments.folder, arguments.manifest)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,160 @@
+"""What a stage will take, before anything is tokenised: samples, tokens, packs and steps.
+
+Only converted samples are read: their texts and the sizes of their images. Filters are not run, so
+that a filtered stage has at most what is said here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from shardline.errors import DataError, SampleError
+from shardline.files import read_json, read_jsonl
+from shardline.mixture import apportion, choose, draw
+from shardline.packing import pack_steps
+from shardline.samples import Sample
+
+CHARACTERS_A_TOKEN = 3.5  # English UI text with a large vocabulary; only without a tokenizer
+SPECIAL_TOKENS_A_TURN = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """Of one dataset's usable samples: ids, tokens with media expanded, tokens of the media."""
+
+    ids: list[str]
+    tokens: np.ndarray
+    visual: np.ndarray
+    unusable: int
+
+
+def dataset_lengths(
+    converted: Path,
+    *,
+    family: ModuleType,
+    task: ModuleType,
+    tokenizer: Tokenizer | None,
+    tokens: Mapping[str, Any],
+) -> Lengths:
+    """The length of every sample of a converted dataset.
+
+    Args:
+        converted: its manifest.
+        tokenizer: of the base model; without one, text is counted by its characters.
+        tokens: the token options of the stage.
+    """
+    ids, lengths, visual, unusable = [], [], [], 0
+    limits = tokens["min_visual_tokens"], tokens["max_visual_tokens"]
+    for shard in read_json(converted)["shards"]:
+        for row in read_jsonl(converted.parent / shard["name"]):
+            sample = Sample.from_json(row)
+            try:
+                messages = task.conversation(sample, tokens)
+                text = _text_tokens(messages, family, tokenizer)
+                media = sum(
+                    family.visual_tokens(family.image_grid(medium.width, medium.height, *limits))
+                    for medium in sample.media
+                )
+            except SampleError:
+                unusable += 1
+                continue
+            if not messages:
+                unusable += 1
+                continue
+            ids.append(sample.id)
+            lengths.append(text - len(sample.media) + media)
+            visual.append(media)
+    return Lengths(
+        ids=ids,
+        tokens=np.array(lengths, dtype=np.int64),
+        visual=np.array(visual, dtype=np.int64),
+        unusable=unusable,
+    )
+
+
+def _text_tokens(
+    messages: Sequence[Mapping[str, Any]], family: ModuleType, tokenizer: Tokenizer | None
+) -> int:
+    if tokenizer is not None:
+        return len(family.encode(tokenizer, messages)[0])
+    texts = [part["text"] for message in messages for part in message["content"] if "text" in part]
+    media = sum(part["type"] != "text" for message in messages for part in message["content"])
+    characters = sum(map(len, texts))
+    return round(
+        characters / CHARACTERS_A_TOKEN + SPECIAL_TOKENS_A_TURN * len(messages) + 3 * media
+    )
+
+
+def estimate_stage(
+    converted: Mapping[str, Path],
+    options: Mapping[str, Any],
+    *,
+    family: ModuleType,
+    task: ModuleType,
+    tokens: Mapping[str, Any],
+    tokenizer: Tokenizer | None = None,
+) -> dict[str, Any]:
+    """Draw and pack a stage as its plan will be, from the lengths of its samples.
+
+    Args:
+        converted: manifest of each dataset of the mixture, by name.
+        options: of `plan_stage`: ``mixture``, ``global_batch``, ``steps`` or ``epochs``,
+            ``max_length``, ``seed``.
+        tokens: the token options of the stage.
+        tokenizer: of the base model, once it is there; makes the figures exact but for filters.
+
+    Returns:
+        ``samples`` drawn, ``distinct`` and ``epochs``, ``tokens``, ``visual_tokens``, ``packs``,
+        ``max_packs_per_step``, ``steps``, ``fill``, ``too_long`` and ``unusable`` samples, and
+        ``exact_text``: whether a tokenizer counted the text.
+
+    Raises:
+        DataError: no sample is left.
+    """
+    names = [entry["dataset"] for entry in options["mixture"]]
+    found = [
+        dataset_lengths(
+            converted[name], family=family, task=task, tokenizer=tokenizer, tokens=tokens
+        )
+        for name in names
+    ]
+    fitting = [np.flatnonzero(lengths.tokens <= options["max_length"]) for lengths in found]
+    taken = apportion(
+        [len(rows) for rows in fitting], [entry["percent"] for entry in options["mixture"]]
+    )
+    chosen = [
+        rows[choose([lengths.ids[row] for row in rows], count, options["seed"], name)]
+        for name, lengths, rows, count in zip(names, found, fitting, taken, strict=True)
+    ]
+    size = sum(taken)
+    if not size:
+        raise DataError(f"{', '.join(names)}: no sample fits {options['max_length']} tokens")
+    batch = options["global_batch"]["samples"]
+    total = options["steps"] * batch if options["steps"] else round(options["epochs"] * size)
+    order = draw(size, max(1, total), options["seed"])
+    lengths = np.concatenate([part.tokens[rows] for part, rows in zip(found, chosen, strict=True)])[
+        order
+    ]
+    visual = np.concatenate([part.visual[rows] for part, rows in zip(found, chosen, strict=True)])
+    _, _, steps = pack_steps(lengths, batch, options["max_length"])
+    return {
+        "samples": len(order),
+        "distinct": len(np.unique(order)),
+        "epochs": round(len(order) / size, 6),
+        "tokens": int(lengths.sum()),
+        "visual_tokens": int(visual[order].sum()),
+        "packs": len(steps),
+        "max_packs_per_step": int(np.bincount(steps).max()),
+        "steps": int(steps[-1]) + 1,
+        "fill": round(int(lengths.sum()) / (len(steps) * options["max_length"]), 6),
+        "too_long": sum(len(part.ids) for part in found) - sum(map(len, fitting)),
+        "unusable": sum(part.unusable for part in found),
+        "exact_text": tokenizer is not None,
+    }

@@ -1,0 +1,105 @@
+"""Exporting a LoRA adapter: checked to hold something, and copied. Reads no tensor library."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+from shardline.errors import ConfigError, GateError
+from shardline.files import file_entry, read_json, sha256_file, write_json
+from shardline.folders import install, remove, unfinished
+from shardline.training.outcome import EXTRA, final_folder
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+BLOCK = 1 << 20
+
+
+def export_adapter(result_file: Path, folder: Path, manifest: Path) -> None:
+    """Copy the adapter of a finished stage and write its manifest.
+
+    Raises:
+        ConfigError: the stage has no adapter, or base weights were trained beside it.
+        GateError: a tensor of the adapter is empty or all zeros, or the file is not the result's.
+    """
+    result = read_json(result_file)
+    name = f"{result['recipe']}/{result['name']}"
+    if result["kind"] != "lora":
+        raise ConfigError(
+            f"exports: the stage {name} was trained in full and has no adapter; export `merged`"
+        )
+    final = final_folder(result_file, result)
+    if (final / EXTRA).exists():
+        raise ConfigError(
+            f"exports: the stage {name} also trained weights of the base in full, so that its "
+            "adapter alone is not the model; export `merged`"
+        )
+    recorded = {Path(entry["name"]).name: entry["sha256"] for entry in result["weights"]}
+    if sha256_file(final / WEIGHTS) != recorded[WEIGHTS]:
+        raise GateError(f"{final / WEIGHTS}: not the file that {result_file} names; train again")
+    tensors = check_tensors(final / WEIGHTS)
+    growing = unfinished(folder, "export")
+    remove(growing)
+    growing.mkdir()
+    for file in (WEIGHTS, CONFIG):
+        shutil.copyfile(final / file, growing / file)
+    install(growing, folder)
+    write_json(
+        manifest,
+        {
+            "stage": "export",
+            "kind": "adapter",
+            "recipe": result["recipe"],
+            "name": result["name"],
+            "base_model": read_json(folder / CONFIG)["base_model_name_or_path"],
+            "tensors": tensors,
+            "files": [file_entry(folder / file) for file in (CONFIG, WEIGHTS)],
+            "result_sha256": sha256_file(result_file),
+        },
+    )
+
+
+def check_tensors(path: Path) -> int:
+    """The number of tensors in a safetensors file, none of them empty or all zeros.
+
+    Raises:
+        GateError: one is, or the file is not whole; the message names it.
+    """
+    with open(path, "rb") as file:
+        header, start = _header(path, file)
+        for name, tensor in header.items():
+            begin, end = tensor["data_offsets"]
+            if begin == end:
+                raise GateError(f"{path}: the tensor {name} is empty {tensor['shape']}")
+            file.seek(start + begin)
+            if not _any_bit(file, end - begin):
+                raise GateError(
+                    f"{path}: the tensor {name} is all zeros: this adapter does nothing there"
+                )
+    if not header:
+        raise GateError(f"{path}: has no tensors")
+    return len(header)
+
+
+def _header(path: Path, file: Any) -> tuple[dict[str, Any], int]:
+    size = path.stat().st_size
+    length = struct.unpack("<Q", file.read(8))[0] if size >= 8 else size
+    if length > size - 8:
+        raise GateError(f"{path}: not a whole safetensors file")
+    header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    if size != 8 + length + max((t["data_offsets"][1] for t in header.values()), default=0):
+        raise GateError(f"{path}: not a whole safetensors file")
+    return header, 8 + length
+
+
+def _any_bit(file: Any, size: int) -> bool:
+    while size > 0:
+        block = file.read(min(size, BLOCK))
+        if block.strip(b"\0"):
+            return True
+        size -= len(block)
+    return False

@@ -1,0 +1,226 @@
+"""Running a chain of filters over a converted dataset, and writing down what it decided.
+
+A dataset's samples are divided as its image shards will be: by source shard and series.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from shardline import registry
+from shardline.decisions import Context, Decision
+from shardline.errors import ConfigError, DataError, UserError
+from shardline.files import (
+    canonical_json,
+    file_entry,
+    read_json,
+    read_jsonl,
+    sha256_bytes,
+    sha256_file,
+    write_json,
+    write_jsonl,
+)
+from shardline.parallel import Workers
+from shardline.perceptual import Hasher
+from shardline.samples import Sample
+from shardline.series import series_of
+from shardline.versions import package_versions
+
+
+def decide(
+    *,
+    dataset: str,
+    variant: str,
+    options: dict[str, Any],
+    converted: Path,
+    raw: Path,
+    decisions: Path,
+    threads: int,
+) -> dict[str, Any]:
+    """Judge all samples of a dataset; write one list of decisions a shard, then the summary.
+
+    Args:
+        dataset: its name.
+        variant: name of the filter chain.
+        options: ``filters`` (``name`` and ``options`` each, in order), ``earlier`` and
+            ``benchmarks`` (names of datasets), ``plugins``.
+        converted: folder with one converted dataset a sub-folder.
+        raw: folder with one raw dataset a sub-folder.
+        decisions: where the summary goes; the lists become its siblings
+            ``decisions-<shard>.jsonl``.
+        threads: processes that hash images.
+
+    Returns:
+        The summary.
+
+    Raises:
+        ConfigError: an option a filter does not have.
+        DataError: a converted file that is not what its manifest says.
+        GateError: a filter that is a gate found too much.
+    """
+    decisions.unlink(missing_ok=True)
+    shards = dict(_read_shards(converted / dataset))
+    samples = [sample for _, group in shards.values() for sample in group]
+    with Workers(threads) as workers:
+        rejected, filters = _judge(
+            dataset=dataset,
+            options=options,
+            samples=samples,
+            converted=converted,
+            raw=raw,
+            workers=workers,
+        )
+    entries = []
+    for name, (source_sha256, group) in shards.items():
+        for series, members in _by_series(group).items():
+            shard = f"{name.removeprefix('samples-').removesuffix('.jsonl.zst')}-{series}"
+            path = decisions.with_name(f"decisions-{shard}.jsonl")
+            write_jsonl(path, (_line(sample, rejected) for sample in members))
+            kept = [sample for sample in members if sample.id not in rejected]
+            entries.append(
+                {
+                    "shard": shard,
+                    "source": name,
+                    "source_sha256": source_sha256,
+                    "in": len(members),
+                    "kept": len(kept),
+                    "elements_kept": sum(len(sample.boxes) for sample in kept),
+                    "sha256": sha256_file(path),
+                }
+            )
+    _remove_others(decisions.parent, {entry["shard"] for entry in entries})
+    summary = {
+        "stage": "decide",
+        "dataset": dataset,
+        "variant": variant,
+        "filters": filters,
+        "samples": {
+            "in": len(samples),
+            "kept": sum(entry["kept"] for entry in entries),
+            "rejected": len(rejected),
+        },
+        "shards": entries,
+        "versions": package_versions("imagehash", "numpy", "pillow", "scipy"),
+    }
+    check_sum(dataset, summary["samples"])
+    write_json(decisions, summary)
+    return summary
+
+
+def check_sum(dataset: str, counts: dict[str, int]) -> None:
+    """See that in = kept + rejected.
+
+    Raises:
+        DataError: it is not.
+    """
+    if counts["in"] != counts["kept"] + counts["rejected"]:
+        raise DataError(f"{dataset}: samples do not add up: {counts}")
+
+
+def _judge(
+    *,
+    dataset: str,
+    options: dict[str, Any],
+    samples: list[Sample],
+    converted: Path,
+    raw: Path,
+    workers: Workers,
+) -> tuple[dict[str, tuple[str, Decision]], list[dict[str, Any]]]:
+    """Run the chain; return (filter, decision) of the rejected by id, and each filter's summary."""
+    hasher = Hasher(workers)
+    loaded: dict[str, list[Sample]] = {}
+
+    def load(name: str) -> list[Sample]:
+        if name not in loaded:
+            shards = _read_shards(converted / name)
+            loaded[name] = [sample for _, (_, group) in shards for sample in group]
+        return loaded[name]
+
+    def phashes(of: Iterable[Sample]) -> dict[str, int | None]:
+        images = {
+            medium.sha256: raw / sample.dataset / medium.path
+            for sample in of
+            for medium in sample.media
+            if medium.kind == "image"
+        }
+        hasher.add(list(images.items()))
+        return {sha256: hasher.hashes[sha256] for sha256 in images}
+
+    rejected: dict[str, tuple[str, Decision]] = {}
+    summaries = []
+    for entry in options["filters"]:
+        module = registry.load("filters", entry["name"], options.get("plugins", []))
+        context = Context(
+            dataset=dataset,
+            options=_options(entry, module.DEFAULTS),
+            earlier=options.get("earlier", []),
+            benchmarks=options.get("benchmarks", []),
+            raw=raw,
+            load=load,
+            phashes=phashes,
+        )
+        left = [sample for sample in samples if sample.id not in rejected]
+        try:
+            verdict = module.judge(left, context)
+        except UserError as error:
+            raise type(error)(f"{dataset}: {error}") from None
+        rejected |= {name: (entry["name"], made) for name, made in verdict.rejected.items()}
+        summaries.append(
+            {
+                "name": entry["name"],
+                "options": context.options,
+                "rejected": len(verdict.rejected),
+                "figures": verdict.figures,
+            }
+        )
+    return rejected, summaries
+
+
+def _options(entry: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    given = entry.get("options", {})
+    if unknown := sorted(set(given) - set(defaults)):
+        raise ConfigError(
+            f"filters.{entry['name']}: no option {', '.join(unknown)}; "
+            f"there are: {', '.join(sorted(defaults)) or 'none'}"
+        )
+    return {**defaults, **given}
+
+
+def _read_shards(folder: Path) -> Iterable[tuple[str, tuple[str, list[Sample]]]]:
+    """Yield each converted shard's name, hash and samples, checked against the manifest."""
+    for entry in read_json(folder / "manifest.json")["shards"]:
+        path = folder / entry["name"]
+        if not path.is_file() or file_entry(path)["sha256"] != entry["sha256"]:
+            raise DataError(f"{path} is not what its manifest says; convert {folder.name} again")
+        samples = [Sample.from_json(row) for row in read_jsonl(path)]
+        yield entry["name"], (entry["sha256"], samples)
+
+
+def _by_series(samples: list[Sample]) -> dict[str, list[Sample]]:
+    groups: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[series_of(sample)].append(sample)
+    return dict(sorted(groups.items()))
+
+
+def _line(sample: Sample, rejected: dict[str, tuple[str, Decision]]) -> dict[str, Any]:
+    """A decision; ``sample_sha256`` makes the list change when the sample itself does."""
+    name, decision = rejected.get(sample.id, ("", Decision("")))
+    return {
+        "id": sample.id,
+        "kept": sample.id not in rejected,
+        "filter": name,
+        "reason": decision.reason,
+        "detail": decision.detail,
+        "sample_sha256": sha256_bytes(canonical_json(sample.to_json()).encode()),
+    }
+
+
+def _remove_others(folder: Path, shards: set[str]) -> None:
+    """Remove the lists of an earlier run that this one did not write."""
+    for path in folder.glob("decisions-*.jsonl"):
+        if path.stem.removeprefix("decisions-") not in shards:
+            path.unlink()

@@ -1,0 +1,299 @@
+"""One training stage, in one process of it: from the plan and the base to ``final/``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from transformers import TrainingArguments
+
+from shardline import lean, registry
+from shardline.errors import Interrupted
+from shardline.files import read_json, sha256_file, write_json
+from shardline.hardware import Hardware, forwards
+from shardline.loader import PlanDataset
+from shardline.training import checkpoints, gates, outcome
+from shardline.training.journal import Journal, read_journal
+from shardline.training.launch import own_rank
+from shardline.training.packs import split
+from shardline.training.schedule import learning_rate_factor
+from shardline.training.signals import StopRequest
+from shardline.training.trainer import PlanTrainer, StepTotals
+from shardline.training.tuning import apply_tuning, describe, kind, parameter_groups
+from shardline.training.weights import save_weights
+from shardline.versions import package_versions
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PROBE_SAMPLES = 4
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What `train_stage` is told; ``work`` is the folder of this training's key."""
+
+    options: Mapping[str, Any]
+    plan: Path
+    parquet: Path
+    results: Path
+    model: Path
+    model_manifest: Path
+    work: Path
+    code: str
+    hardware: Hardware
+    threads: int
+
+
+def train(stage: Stage) -> None:
+    """Train or go on training, and leave ``final/`` and ``final.json`` in the work folder.
+
+    Raises:
+        Interrupted: asked to stop; a checkpoint of the last finished step is there.
+        GateError: packing parity, freeze audit, or a loss that is not finite.
+    """
+    stop = StopRequest()
+    try:
+        _train(stage, stop)
+    finally:
+        stop.restore()
+
+
+def _train(stage: Stage, stop: StopRequest) -> None:
+    options = stage.options
+    rank, ranks = own_rank()
+    say = _say if rank == 0 else _keep_quiet
+    family = registry.load("families", options["family"], options.get("plugins", ()))
+    summary = read_json(stage.plan)
+    steps, packs = summary["steps"], summary["max_packs_per_step"]
+    accumulation, micro_batch = forwards(stage.hardware, packs, stage.plan.as_posix())
+    factor = learning_rate_factor(options["schedule"], steps)
+    say(
+        f"{steps} steps of {summary['global_batch']} in up to {packs} packs = {ranks} rank(s) x "
+        f"{accumulation} forward(s) x {micro_batch} pack(s)"
+    )
+    device = _prepare(stage, ranks)
+    data = PlanDataset(
+        stage.results,
+        stage.plan,
+        stage.parquet,
+        family,
+        rank=rank,
+        ranks=ranks,
+        micro_batch=micro_batch,
+        accumulation=accumulation,
+    )
+    parity = _check_packing(stage, family, data, device) if rank == 0 else {}
+    arguments = _arguments(stage, accumulation, steps)
+    model = _tuned(stage, family, device)
+    for line in [_packing_line(parity)] * bool(parity) + describe(model, family, options["tune"]):
+        say(line)
+    before = gates.parameter_digests(model, family)
+    counts = _count(model)
+    trainer = PlanTrainer(
+        model,
+        arguments,
+        family=family,
+        rows=lambda first: _rows(data, first, stage),
+        totals=_totals(data),
+        groups=parameter_groups(model, family, options["tune"]),
+        optimizer_options=options["optimizer"],
+        factor=factor,
+        stop=stop,
+        say=say,
+    )
+    done = _go(stage, trainer, summary, rank, say)
+    if done < steps:
+        raise Interrupted(f"{stop()}: saved at step {done} of {steps} in {stage.work}")
+    after = gates.parameter_digests(trainer.model, family)
+    audit = gates.freeze_audit(before, after, options["tune"])
+    state = trainer.whole_state()
+    if rank == 0:
+        unfinished = stage.work / outcome.UNFINISHED
+        outcome.discard(unfinished)
+        save_weights(trainer.model, state, unfinished, DTYPES[options["precision"]])
+        losses = [line["metrics"]["loss"] for line in read_journal(stage.work)]
+        outcome.finish(
+            stage.work,
+            {
+                "stage": "train",
+                "recipe": options["recipe"],
+                "name": options["stage"],
+                "key": stage.work.name,
+                "kind": kind(options["tune"]),
+                "steps": done,
+                "first_loss": losses[0],
+                "final_loss": losses[-1],
+                "gates": {"packing_parity": parity, "freeze_audit": audit},
+                **counts,
+                "plan_sha256": sha256_file(stage.plan),
+                "model_sha256": sha256_file(stage.model_manifest),
+                "versions": package_versions(*PACKAGES),
+            },
+        )
+        say(f"trained: loss {losses[0]:.4f} -> {losses[-1]:.4f}; moved: {audit['moved']}")
+
+
+def _go(
+    stage: Stage,
+    trainer: PlanTrainer,
+    summary: Mapping[str, Any],
+    rank: int,
+    say: Callable[[str], None],
+) -> int:
+    """Train from the newest checkpoint or from the start; the steps that are done then."""
+    found = [checkpoints.newest(stage.work) if rank == 0 else None]
+    if trainer.args.world_size > 1:
+        torch.distributed.broadcast_object_list(found)
+    step, folder = found[0] or (0, None)
+    if folder:
+        say(f"resuming at step {step} of {summary['steps']}")
+    if rank == 0:
+        write_json(stage.work / "run.json", _record(stage, summary))
+        trainer.journal = Journal(stage.work, step)
+    try:
+        if not trainer.stop_anywhere():
+            trainer.train(resume_from_checkpoint=str(folder) if folder else None)
+            step = trainer.state.global_step
+    finally:
+        if trainer.journal:
+            trainer.journal.close()
+    return step
+
+
+def _check_packing(
+    stage: Stage, family: Any, data: PlanDataset, device: torch.device
+) -> dict[str, Any]:
+    model = family.load_model(stage.model, DTYPES[stage.options["precision"]], device)
+    return gates.packing_parity(model, family, split(data[0], family)[:PROBE_SAMPLES])
+
+
+def _packing_line(parity: Mapping[str, Any]) -> str:
+    return f"packing parity: largest relative difference {parity['max_difference']:.1e}"
+
+
+def _tuned(stage: Stage, family: Any, device: torch.device) -> torch.nn.Module:
+    """The base, tuned as the stage asks: what is trained in full is in fp32."""
+    options = stage.options
+    model = family.load_model(stage.model, DTYPES[options["precision"]], device)
+    for name, parameter in model.named_parameters():
+        if options["tune"][family.module_of(name)]["mode"] == "full":
+            parameter.data = parameter.data.float()
+    if stage.hardware.gradient_checkpointing:
+        if hasattr(model, "activation_checkpointing_enable"):
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        else:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+    torch.manual_seed(options["seed"])
+    return apply_tuning(model, family, options["tune"])
+
+
+def _prepare(stage: Stage, ranks: int) -> torch.device:
+    """Choose this rank's device and make what follows repeatable."""
+    lean.quiet()
+    torch.set_num_threads(max(1, stage.threads // ranks))
+    cuda = stage.hardware.device == "cuda"
+    if cuda:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    # Some CUDA kernels have no deterministic twin; those warn. Filling new memory with NaN to
+    # catch its use costs a tenth of a small model's step and changes no result.
+    torch.use_deterministic_algorithms(True, warn_only=cuda)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+
+
+def _arguments(stage: Stage, accumulation: int, steps: int) -> TrainingArguments:
+    hardware, options = stage.hardware, stage.options
+    backend = "gloo" if hardware.device == "cpu" else "nccl"
+    arguments = TrainingArguments(
+        output_dir=str(stage.work),
+        max_steps=steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=accumulation,
+        max_grad_norm=options["optimizer"]["clip"] or 0.0,
+        seed=options["seed"],
+        bf16=options["precision"] == "bf16",
+        use_cpu=hardware.device == "cpu",
+        ddp_backend=backend if hardware.ranks > 1 else None,
+        ddp_find_unused_parameters=False,
+        deepspeed=hardware.deepspeed,
+        save_strategy="steps",
+        save_steps=hardware.checkpoint_every,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        ignore_data_skip=True,
+    )
+    # Without this the Trainer spreads a single process over all GPUs it sees (DataParallel).
+    _ = arguments.device
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _rows(data: PlanDataset, first_step: int, stage: Stage) -> Iterator[dict[str, Any]]:
+    """This rank's rows from a step on."""
+    workers = stage.hardware.workers
+    return iter(
+        DataLoader(
+            data,
+            batch_size=None,
+            sampler=range(first_step * data.accumulation, len(data)),
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            pin_memory=stage.hardware.device == "cuda",
+            # A generator of its own: else each start takes a number from the one dropout uses.
+            generator=torch.Generator(),
+        )
+    )
+
+
+def _totals(data: PlanDataset) -> list[StepTotals]:
+    plan = data.plan
+    samples = np.diff(plan.pack_starts)
+    packs = [slice(*plan.step_starts[step : step + 2]) for step in range(plan.steps)]
+    return [
+        StepTotals(
+            int(plan.tokens[part].sum()), int(plan.supervised[part].sum()), int(samples[part].sum())
+        )
+        for part in packs
+    ]
+
+
+def _count(model: torch.nn.Module) -> dict[str, int]:
+    """Parameters, those of an adapter included, and how many of them are trained."""
+    sizes = [
+        (getattr(parameter, "ds_numel", parameter.numel()), parameter.requires_grad)
+        for parameter in model.parameters()
+    ]
+    return {
+        "parameters": sum(size for size, _ in sizes),
+        "trainable_parameters": sum(size for size, trained in sizes if trained),
+    }
+
+
+def _record(stage: Stage, summary: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "recipe": stage.options["recipe"],
+        "stage": stage.options["stage"],
+        "key": stage.work.name,
+        "options": stage.options,
+        "plan": summary,
+        "base": sha256_file(stage.model_manifest),
+        "code": stage.code,
+    }
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _keep_quiet(line: str) -> None:
+    """Ranks above 0 would say the same again."""

@@ -1,0 +1,109 @@
+"""Train one stage of a recipe: its plan, on its base model, as its options say.
+
+Called by the rule train_stage, once a stage:
+
+    python scripts/train_stage.py \\
+        --options '{"recipe": "demo", "stage": "sft", "method": "sft", "family": "qwen2_vl",
+                    "seed": 42, "precision": "fp32",
+                    "tune": {"llm": {"mode": "full", "lr": 4e-3, "weight_decay": 0.0},
+                             "projector": {"mode": "full", "lr": 4e-3, "weight_decay": 0.0},
+                             "vision": {"mode": "full", "lr": 4e-3, "weight_decay": 0.0}},
+                    "optimizer": {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "clip": 1.0},
+                    "schedule": {"name": "cosine", "warmup": 0.03}}' \\
+        --plan results/plans/demo/sft.json --parquet results/plans/demo/sft.parquet \\
+        --results results --model results/raw/models/tiny \\
+        --model-manifest results/raw/models/tiny.lock.json \\
+        --work results/checkpoints/demo/sft/work --code 0123abcd \\
+        --hardware config/hardware/cpu.yaml --threads 2 \\
+        --result results/checkpoints/demo/sft/result.json
+
+in:  the plan, the token shards it names, the folder of the base model
+out: work/<key>/run.json         what is trained
+     work/<key>/metrics.jsonl    a line a step; tensorboard/ is a view of it
+     work/<key>/checkpoint-<n>/  the last two; another run of the same key goes on from them
+     work/<key>/final/           the trained model, or the adapter
+     result.json                 losses, gates, names and hashes of the weights; written last
+
+SIGTERM, SIGUSR1 and SIGINT: saves within a step and exits with 75; run again to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from shardline import lean
+from shardline.errors import ConfigError, run_program
+from shardline.files import write_json
+from shardline.hardware import load_hardware
+from shardline.training import launch, outcome
+from shardline.training.lease import lease
+from shardline.training.workkey import work_key
+
+METHODS = ("sft",)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, then train, go on, or use what an earlier run has finished."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--options", type=json.loads, required=True, help="JSON, see above")
+    parser.add_argument("--plan", type=Path, required=True, help="the plan's summary (JSON)")
+    parser.add_argument("--parquet", type=Path, required=True, help="the plan's packs")
+    parser.add_argument("--results", type=Path, required=True, help="what paths are relative to")
+    parser.add_argument("--model", type=Path, required=True, help="folder to start from")
+    parser.add_argument("--model-manifest", type=Path, required=True, help="its lock or manifest")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the work folders")
+    parser.add_argument("--code", required=True, help="fingerprint of this program's code")
+    parser.add_argument("--hardware", type=Path, required=True, help="hardware preset (YAML)")
+    parser.add_argument("--threads", type=int, required=True, help="CPU threads, of all ranks")
+    parser.add_argument("--result", type=Path, required=True, help="result to write")
+    arguments = parser.parse_args(argv)
+    options = arguments.options
+    if options["method"] not in METHODS:
+        raise ConfigError(f"method: {options['method']!r} is not one of {', '.join(METHODS)}")
+    hardware = load_hardware(arguments.hardware)
+    key = work_key(options, arguments.plan, arguments.model_manifest, arguments.code)
+    work = arguments.work / key
+
+    def train() -> None:
+        lean.without(
+            *(name for name in lean.HEAVY if name != "deepspeed" or not hardware.deepspeed)
+        )
+        from shardline.training.stage import Stage
+        from shardline.training.stage import train as train_here
+
+        train_here(
+            Stage(
+                options=options,
+                plan=arguments.plan,
+                parquet=arguments.parquet,
+                results=arguments.results,
+                model=arguments.model,
+                model_manifest=arguments.model_manifest,
+                work=work,
+                code=arguments.code,
+                hardware=hardware,
+                threads=arguments.threads,
+            )
+        )
+
+    if launch.in_rank():
+        train()
+        return
+    with lease(work) as held:
+        if not outcome.finished(work):
+            if hardware.ranks > 1:
+                program = [__file__, *(sys.argv[1:] if argv is None else argv)]
+                launch.run_ranks(program, hardware.ranks, arguments.threads, held)
+            else:
+                train()
+        else:
+            print(f"{work} is finished; its final weights are used", flush=True)
+        write_json(arguments.result, outcome.finished(work))
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,230 @@
+"""A project's ``results/`` up to the plan of one training stage, made by the real programs."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiny_models
+from PIL import Image
+
+import plan_stage
+import tokenize_shard
+import write_token_manifest
+from shardline.files import (
+    canonical_json,
+    file_entry,
+    sha256_bytes,
+    sha256_file,
+    write_json,
+    write_jsonl,
+)
+from shardline.samples import Box, Medium, Sample
+from shardline.shards import write_shard
+
+WORDS = ("Save", "Open", "Close", "Search", "Print")
+TOKENS = {
+    "min_visual_tokens": 4,
+    "max_visual_tokens": 64,
+    "answer": {"decimals": 1},
+    "prompt": "",
+    "seed": 1,
+}
+FULL = {"mode": "full", "lr": 2e-3, "weight_decay": 0.01}
+FROZEN = {"mode": "frozen", "lr": 0.0, "weight_decay": 0.0}
+LORA = {
+    "mode": "lora",
+    "lr": 5e-3,
+    "weight_decay": 0.0,
+    "rank": 4,
+    "alpha": 8,
+    "dropout": 0.1,
+    "targets": None,
+}
+
+
+@dataclass
+class Project:
+    """Paths below a results folder, and the arguments of the programs that go on from there."""
+
+    results: Path
+    model: Path
+    lock: Path
+    plan: Path
+    parquet: Path
+    options: dict[str, Any]
+    hardware: Path
+
+    @property
+    def stage(self) -> Path:
+        return self.results / "checkpoints/r/s"
+
+    def training(self, **changes: Any) -> list[str]:
+        """Arguments of train_stage; ``changes`` update the options."""
+        return [
+            *("--options", json.dumps({**self.options, **changes})),
+            *("--plan", str(self.plan), "--parquet", str(self.parquet)),
+            *("--results", str(self.results), "--model", str(self.model)),
+            *("--model-manifest", str(self.lock), "--work", str(self.stage / "work")),
+            *("--code", "c0de", "--hardware", str(self.hardware), "--threads", "1"),
+            *("--result", str(self.stage / "result.json")),
+        ]
+
+
+def samples(count: int, dataset: str = "d") -> list[tuple[Sample, bytes]]:
+    """Screens of two sizes with one to three boxes, and their PNG bytes."""
+    made = []
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        width, height = [(112, 112), (140, 84)][number % 2]
+        pixels = rng.integers(0, 256, (height // 28, width // 28, 3), dtype=np.uint8)
+        image = Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        boxes = []
+        for _ in range(number % 3 + 1):
+            x, y = rng.uniform(0.05, 0.75, 2).round(3).tolist()
+            boxes.append(
+                Box(label=str(rng.choice(WORDS)), xyxy=[x, y, x + 0.2, y + 0.2], kind="icon")
+            )
+        medium = Medium(
+            kind="image",
+            path=f"images/{number}.png",
+            width=width,
+            height=height,
+            sha256=sha256_bytes(buffer.getvalue()),
+        )
+        made.append(
+            (
+                Sample(
+                    id=f"{dataset}:a.json#{number}",
+                    dataset=dataset,
+                    media=[medium],
+                    boxes=boxes,
+                    meta={"cell": f"web/{['icon', 'text'][number % 2]}"},
+                ),
+                buffer.getvalue(),
+            )
+        )
+    return made
+
+
+def lock_model(folder: Path) -> Path:
+    """Write the lock beside a model's folder."""
+    lock = folder.with_suffix(".lock.json")
+    write_json(lock, {"name": folder.name, "sha256": sha256_file(folder / "model.safetensors")})
+    return lock
+
+
+def build(root: Path, steps: int = 6, batch: int = 6, max_length: int = 300) -> Project:
+    """Model, tokens and plan below ``root``/results."""
+    results = root / "results"
+    model = tiny_models.build(results / "raw/models/tiny")
+    lock = lock_model(model)
+    made = samples(18)
+    filtered = results / "filtered/d/f"
+    shard = filtered / "shard-00000-png.tar"
+    write_shard(
+        shard,
+        (
+            (
+                sha256_bytes(sample.id.encode())[:16],
+                [("json", _head(sample)), ("0.png", data)],
+            )
+            for sample, data in made
+        ),
+    )
+    entry = {**file_entry(shard), "samples": len(made)}
+    write_json(filtered / "manifest.json", {"samples": {"kept": len(made)}, "shards": [entry]})
+    tokens = results / "tokens/d/t"
+    stem = tokens / "shard-00000-png"
+    options = json.dumps({"family": "qwen2_vl", "task": "grounding", "tokens": TOKENS})
+    tokenize_shard.main(
+        [
+            *("--options", options, "--shard", str(shard), "--model", str(model)),
+            *("--output", f"{stem}.tar", "--index", f"{stem}.index.parquet"),
+            *("--rejects", f"{stem}.rejects.jsonl"),
+        ]
+    )
+    manifest = tokens / "manifest.json"
+    write_token_manifest.main(
+        [
+            *("--dataset", "d", "--variant", "t", "--options", options),
+            *("--filtered", str(filtered / "manifest.json"), "--folder", str(tokens)),
+            *("--manifest", str(manifest), "--rejects", str(tokens / "rejects.jsonl")),
+        ]
+    )
+    plan = results / "plans/r/s.json"
+    parquet = plan.with_suffix(".parquet")
+    planned = {
+        "recipe": "r",
+        "stage": "s",
+        "method": "sft",
+        "seed": 3,
+        "mixture": [{"dataset": "d", "percent": 100}],
+        "family": "qwen2_vl",
+        "global_batch": {"samples": batch},
+        "steps": steps,
+        "epochs": None,
+        "max_length": max_length,
+    }
+    plan_stage.main(
+        [
+            *("--options", json.dumps(planned), "--tokens", str(manifest)),
+            *("--plan", str(plan), "--parquet", str(parquet)),
+            *("--rejects", str(plan.with_suffix(".rejects.jsonl"))),
+        ]
+    )
+    hardware = root / "cpu.yaml"
+    hardware.write_text("device: cpu\nmicro_batch: 1\ncheckpoint_every: 2\n")
+    training = {
+        "recipe": "r",
+        "stage": "s",
+        "method": "sft",
+        "family": "qwen2_vl",
+        "seed": 5,
+        "precision": "fp32",
+        "tune": {"llm": FULL, "projector": FULL, "vision": FULL},
+        "optimizer": {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "clip": 1.0},
+        "schedule": {"name": "cosine", "warmup": 1},
+    }
+    return Project(results, model, lock, plan, parquet, training, hardware)
+
+
+def benchmark(root: Path, count: int = 7) -> tuple[Path, Path]:
+    """A converted benchmark ``b`` and its raw folder."""
+    converted, raw = root / "results/converted/b", root / "results/raw/b"
+    made = samples(count, "b")
+    for sample, data in made:
+        file = raw / sample.media[0].path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    shard = converted / "samples-00000.jsonl.zst"
+    write_jsonl(shard, [sample.to_json() for sample, _ in made])
+    manifest = converted / "manifest.json"
+    boxes = sum(len(sample.boxes) for sample, _ in made)
+    write_json(
+        manifest,
+        {
+            "stage": "convert",
+            "dataset": "b",
+            "rows": {"in": count + 2, "kept": count, "rejected": 2},
+            "elements": {"in": boxes, "kept": boxes, "rejected": 0},
+            "reasons": {"missing_image": 2},
+            "shards": [{**file_entry(shard), "samples": count}],
+        },
+    )
+    return manifest, raw
+
+
+def _head(sample: Sample) -> bytes:
+    head = {
+        "id": sample.id,
+        "dataset": sample.dataset,
+        "sample": canonical_json(sample.to_json()),
+    }
+    return canonical_json(head).encode()
