@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from project_root import ROOT
+
 _DATA = Path(os.environ.get("SHARDLINE_TEST_DATA", ROOT.parent / "shared" / "data"))
 _skipped: list[str] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -124,3 +125,15 @@ def tree_bytes(folder: Path) -> dict[str, bytes]:
     """The content of all files below a folder."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def check_sums(manifest: dict[str, Any], rejects: Sequence[dict[str, Any]]) -> None:
+    """See that a conversion's manifest and rejects account for every row and element."""
+    for what in ("rows", "elements"):
+        counts = manifest[what]
+        assert counts["in"] == counts["kept"] + counts["rejected"]
+    assert sum(shard["rows"] for shard in manifest["shards"]) == manifest["rows"]["in"]
+    assert sum(shard["samples"] for shard in manifest["shards"]) == manifest["rows"]["kept"]
+    assert manifest["reasons"] == Counter(reject["reason"] for reject in rejects)
+    rows = [reject for reject in rejects if "/" not in reject["row"].rpartition("#")[2]]
+    assert len(rows) == manifest["rows"]["rejected"]

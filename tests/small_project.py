@@ -7,8 +7,8 @@ run them; no torch is needed.
 from __future__ import annotations
 
 import importlib
-import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from shardline.files import (
     canonical_json,
     file_entry,
     read_json,
+    read_jsonl,
     sha256_file,
     short_hash,
     write_json,
@@ -74,6 +75,18 @@ class SmallProject:
         (root / "config" / "recipes" / "small.yaml").write_text(CONFIG)
         self.draw_data()
         self.write_base()
+
+    def copy_to(self, root: Path) -> SmallProject:
+        """The project at another place, its links leading there."""
+        shutil.copytree(self.root, root, symlinks=True, dirs_exist_ok=True)
+        for link in (root / "results" / "raw").rglob("*"):
+            if link.is_symlink():
+                target = link.readlink().relative_to(self.root)
+                link.unlink()
+                link.symlink_to(root / target)
+        copy = object.__new__(SmallProject)
+        copy.root, copy.screens = root, self.screens
+        return copy
 
     @property
     def project(self) -> Project:
@@ -274,8 +287,6 @@ class SmallProject:
     def make_answers(self) -> SmallProject:
         """Items that every model answered."""
         manifest = Path(paths.converted("held_out"))
-        from shardline.files import read_jsonl
-
         samples = list(read_jsonl(manifest.with_name("samples-00000.jsonl.zst")))
         for model in ("base", "sft", "adapt"):
             rows = [
@@ -308,8 +319,3 @@ def save(image: Any, path: Path) -> None:
     """Write an image, with its folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
-
-
-def read(path: str) -> Any:
-    """A JSON file."""
-    return json.loads(Path(path).read_text())

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from shardline import locks, registry
-from shardline.boxes import check_agreement, check_box, check_point, parse_frame
+from shardline.boxes import FRAMES, check_agreement, check_box, check_point, parse_frame
 from shardline.errors import ConfigError, DataError, GateError
 from shardline.files import (
     atomic_file,
     canonical_json,
     file_entry,
-    sha256_file,
+    read_json,
     write_json,
     write_jsonl,
 )
@@ -95,7 +95,7 @@ def convert(
     content = {
         "stage": "convert",
         "dataset": dataset,
-        "lock_sha256": sha256_file(lock),
+        "files_sha256": read_json(lock)["sha256"],
         "format": options["format"],
         "frame": options["frame"],
         **counts.to_json(),
@@ -284,10 +284,12 @@ def _frame(dataset: str, options: dict[str, Any], format_module: Any) -> str:
     """The declared frame, which must be one that the format can have."""
     frame = options["frame"]
     allowed = getattr(format_module, "FRAMES", None)
-    if frame is None or (allowed and frame not in allowed):
+    if allowed == () and frame is None:
+        return "unit_xyxy"
+    if frame is None or (allowed is not None and frame not in allowed):
         raise ConfigError(
             f"datasets.{dataset}.frame: {frame!r} with format {options['format']}; declare "
-            f"{' or '.join(allowed) if allowed else 'in what its boxes are measured'}"
+            + (" or ".join(allowed or ["none"]) if allowed is not None else " or ".join(FRAMES))
         )
     parse_frame(frame)
     return frame

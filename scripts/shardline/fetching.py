@@ -17,8 +17,7 @@ def fetch(
     Args:
         name: the dataset's or model's name.
         kind: ``dataset`` or ``model``.
-        options: ``source`` (``scheme:place``), and optionally ``source_options``, ``licence`` and
-            ``plugins``.
+        options: ``source`` (``scheme:place``), and optionally ``source_options`` and ``plugins``.
         raw: where the data goes.
         lock: where the lock goes.
         files: where the list of files goes.
@@ -56,7 +55,6 @@ def fetch(
         kind=kind,
         source=options["source"],
         revision=revision,
-        licence=options.get("licence", ""),
     )
 
 

@@ -187,18 +187,18 @@ class Lineage:
         return samples
 
     def sources(self, datasets: Iterable[str]) -> list[Json]:
-        """Where datasets come from: their locks, and the licence that lock or config states."""
+        """Where datasets come from: their locks, and the licence that the config states."""
         found = []
         for name in sorted(set(datasets)):
             lock = read_json(Path(paths.lock(name)))
             config = self.project.config.datasets.get(name)
-            stated = lock.get("licence") or (config.licence if config else "")
+            stated = config.licence if config else ""
             found.append(_source(name, lock, stated, paths.lock(name)))
         return found
 
     def _base(self, recipe: str, name: str) -> Json:
         lock = read_json(Path(paths.model_lock(name)))
-        stated = lock.get("licence") or self.project.config.recipes[recipe].base_licence
+        stated = self.project.config.recipes[recipe].base_licence
         return {"sources": [_source(name, lock, stated, paths.model_lock(name))]}
 
     def _files(self, dataset: str) -> dict[str, locks.LockedFile]:

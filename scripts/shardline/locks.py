@@ -35,7 +35,6 @@ def write_lock(
     kind: str,
     source: str,
     revision: str,
-    licence: str,
 ) -> dict[str, Any]:
     """Hash every file below ``raw`` and write the list and, last, the lock.
 
@@ -47,7 +46,6 @@ def write_lock(
         kind: ``dataset`` or ``model``.
         source: the source string of the config.
         revision: what the source calls this state of the data.
-        licence: SPDX id or other short name.
 
     Returns:
         The lock.
@@ -70,7 +68,6 @@ def write_lock(
         "kind": kind,
         "source": source,
         "revision": revision,
-        "licence": licence,
         "files": len(lines),
         "bytes": total,
         "sha256": sha256_bytes(text),

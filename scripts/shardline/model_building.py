@@ -14,7 +14,7 @@ from shardline.locks import write_lock
 from shardline.samples import Sample
 
 CONFIG_KEYS = {"text_config", "vision_config", "tokenizer", "image_processor", "seed"}
-OPTIONAL_KEYS = {"tie_word_embeddings", "initializer_range", "licence"}
+OPTIONAL_KEYS = {"tie_word_embeddings", "initializer_range"}
 
 
 def build_model(
@@ -62,7 +62,6 @@ def build_model(
         kind="model",
         source="init",
         revision=short_hash(config),
-        licence=config.get("licence", ""),
     )
 
 

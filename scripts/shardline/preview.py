@@ -153,7 +153,7 @@ class Preview:
         ]
         if points:
             facts.append(("points", _agreement(sample, points)))
-        facts.append(("from", f"{shard}, row {place.row}"))
+        facts.append(("from", f"{Path(shard).name}, row {place.row}"))
         return Seen(number, stored.id, stored.dataset, scenes, facts, stretches)
 
     def stretches(self, stored: StoredSample) -> list[Stretch]:

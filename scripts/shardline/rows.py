@@ -3,7 +3,8 @@
 A format is one module in ``shardline/formats`` with::
 
     DEFAULTS: dict                                     # its format_options and their defaults
-    FRAMES: tuple[str, ...]                            # optional: the only frames it can have
+    FRAMES: tuple[str, ...]                            # optional: the only frames it can have,
+                                                       # () if it has no boxes
     def read(raw: Path, options: dict) -> Iterator[Row]
 
 It finds the annotation files and says what each row claims. Whether the claims hold (numbers,

@@ -8,7 +8,7 @@ import json
 import pytest
 import yaml
 
-from conftest import ROOT
+from project_root import ROOT
 from shardline.config.layers import Layer, load, project_layers, read_layer
 from shardline.config.project import Project, folder_digest
 from shardline.config.schemas import json_schemas

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from raw_datasets import (
+    check_sums,
     convert,
     lock,
     lock_and_convert,
@@ -39,17 +37,6 @@ def screens(tmp_path):
         save(picture(number), folder / f"images/{number}.png")
     write_showui(folder, [screen(f"{n}.png", ["Save", "Open", f"Tab {n}"]) for n in range(12)])
     return folder
-
-
-def check_sums(manifest, rejects):
-    for what in ("rows", "elements"):
-        counts = manifest[what]
-        assert counts["in"] == counts["kept"] + counts["rejected"]
-    assert sum(shard["rows"] for shard in manifest["shards"]) == manifest["rows"]["in"]
-    assert sum(shard["samples"] for shard in manifest["shards"]) == manifest["rows"]["kept"]
-    assert manifest["reasons"] == Counter(reject["reason"] for reject in rejects)
-    rows = [reject for reject in rejects if "/" not in reject["row"].rpartition("#")[2]]
-    assert len(rows) == manifest["rows"]["rejected"]
 
 
 def test_all_of_screenspot_v2(shared_data, results):
@@ -96,69 +83,11 @@ def test_all_of_showui_metadata(shared_data, results):
     check_sums(manifest, rejects_of(results, "su"))
 
 
-def test_agentnetbench_equals_showui_written_by_other_code(shared_data, results, tmp_path):
-    source = shared_data / "agentnetbench_trajectories"
-    folder = tmp_path / "as_showui"
-    (folder / "metadata").mkdir(parents=True)
-    (folder / "images").symlink_to(source / "images")
-    records = []
-    for step in json.loads(next(source.glob("*.json")).read_text())["steps"]:
-        call = ast.parse(step["action"]).body[0].value  # pyautogui.click(x=0.3, y=0.2)
-        if call.func.attr != "click":
-            continue
-        point = {keyword.arg: keyword.value.value for keyword in call.keywords}
-        x, y, width, height = step["ground_truth_actions"][0]["metadata"]["bboxes"][0]["abs_bbox"]
-        with Image.open(source / "images" / step["image"]) as image:
-            w, h = image.size
-        element = {
-            "instruction": step["inner_monologue"]["low_level_instruction"],
-            "bbox": [x / w, y / h, (x + width) / w, (y + height) / h],
-            "data_type": "icon",
-            "point": [point["x"], point["y"]],
-        }
-        records.append(
-            {"img_url": step["image"], "img_size": [w, h], "element": [element], "element_size": 1}
-        )
-    (folder / "metadata/train.json").write_text(json.dumps(records))
-    manifest = lock_and_convert(results, "su", folder, "showui", "unit_xyxy", max_reject_share=0)
-    assert manifest["rows"]["kept"] == len(records) == 4
-    manifest = lock_and_convert(results, "an", source, "agentnetbench", "unit_xywh")
-    assert manifest["reasons"] == {"no_click": 3}
-    check_sums(manifest, rejects_of(results, "an"))
-    for ours, theirs in zip(samples_of(results, "an"), samples_of(results, "su"), strict=True):
-        assert ours["boxes"][0]["label"] == theirs["boxes"][0]["label"]
-        assert ours["boxes"][0]["xyxy"] == pytest.approx(theirs["boxes"][0]["xyxy"], abs=1e-5)
-        assert ours["points"] == theirs["points"]
-        assert ours["media"] == theirs["media"]
-
-
-def test_agentnetbench_boxes_that_disagree_with_the_screenshot(shared_data, results, tmp_path):
-    source = shared_data / "agentnetbench_trajectories"
-    folder = tmp_path / "other_size"
-    folder.mkdir()
-    file = next(source.glob("*.json"))
-    (folder / file.name).write_bytes(file.read_bytes())
-    for path in (source / "images").iterdir():
-        with Image.open(path) as image:
-            save(image.resize((1920, 1080)), folder / "images" / path.name)
-    (folder / "broken.json").write_text('{"steps": [1,')
-    (folder / "other.json").write_text("[]")
-    manifest = lock_and_convert(results, "an", folder, "agentnetbench", "unit_xywh")
-    assert manifest["reasons"] == {
-        "boxes_disagree": 4,
-        "no_click": 3,
-        "malformed_json": 1,
-        "bad_row": 1,
-    }
-    first = rejects_of(results, "an")[0]
-    assert first["row"] == "broken.json#0" and "line 1, column 14" in first["detail"]
-
-
 def test_wrong_frame_for_a_format_that_has_its_own(shared_data, results):
     lock(results, "an", shared_data / "agentnetbench_trajectories")
     with pytest.raises(ConfigError, match="unit_xywh"):
         convert(results, "an", "agentnetbench", "pixel_xyxy")
-    with pytest.raises(ConfigError, match="declare"):
+    with pytest.raises(ConfigError, match="declare pixel_xyxy or"):
         convert(results, "an", "showui", None)
 
 
@@ -390,6 +319,30 @@ def test_no_rows_and_no_annotations(results, tmp_path):
         convert(results, "d", "showui", "unit_xyxy", format_options=options)
     with pytest.raises(ConfigError, match="no option glob"):
         convert(results, "d", "showui", "unit_xyxy", format_options={"glob": "*"})
+
+
+def test_a_format_without_boxes(screens, results, tmp_path):
+    plugin = tmp_path / "my_format.py"
+    plugin.write_text(
+        "from shardline.rows import Row\n"
+        "from shardline.samples import Medium\n"
+        "class Captions:\n"
+        "    DEFAULTS = {}\n"
+        "    FRAMES = ()\n"
+        "    @staticmethod\n"
+        "    def read(raw, options):\n"
+        "        parts = [{'type': 'text', 'text': 'a screen'}]\n"
+        "        yield Row(file='metadata/train.json', index=0,\n"
+        "                  media=[Medium(kind='image', path='images/0.png')],\n"
+        "                  messages=[{'role': 'assistant', 'content': parts}])\n"
+        "shardline_formats = {'captions': Captions}\n"
+    )
+    plugins = [str(plugin)]
+    manifest = lock_and_convert(results, "d", screens, "captions", None, plugins=plugins)
+    assert manifest["rows"]["kept"] == 1 and manifest["elements"]["in"] == 0
+    assert samples_of(results, "d")[0]["messages"][0]["content"][0]["text"] == "a screen"
+    with pytest.raises(ConfigError, match="declare none"):
+        convert(results, "d", "captions", "pixel_xyxy", plugins=plugins)
 
 
 def test_a_plugin_adds_a_format(screens, results, tmp_path):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import ROOT
+from project_root import ROOT
 from shardline import paths
 from shardline.config.layers import Layer, load, project_layers
 from shardline.config.project import Project

@@ -21,7 +21,7 @@ import fetch_model
 from raw_datasets import command_line
 from shardline import locks
 from shardline.errors import ConfigError, DataError
-from shardline.files import read_json
+from shardline.files import read_json, short_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -59,7 +59,7 @@ def folder(tmp_path):
 
 
 def test_folder_is_linked_and_locked(folder, results):
-    lock = fetch(results, "d", source=f"folder:{folder}", licence="mit")
+    lock = fetch(results, "d", source=f"folder:{folder}")
     listing = results / "raw/d.files.tsv"
     assert (results / "raw/d").is_symlink()
     assert listing.read_text() == "".join(
@@ -71,13 +71,12 @@ def test_folder_is_linked_and_locked(folder, results):
         "kind": "dataset",
         "source": f"folder:{folder}",
         "revision": "",
-        "licence": "mit",
         "files": 2,
         "bytes": 3,
         "sha256": hashlib.sha256(listing.read_bytes()).hexdigest(),
     }
     before = (listing.read_bytes(), (results / "raw/d.lock.json").read_bytes())
-    fetch(results, "d", source=f"folder:{folder}", licence="mit")
+    fetch(results, "d", source=f"folder:{folder}")
     assert before == (listing.read_bytes(), (results / "raw/d.lock.json").read_bytes())
 
 
@@ -325,6 +324,22 @@ def test_hub_archives_are_unpacked(results, hub):
     done = fetch_in_a_process(results, hub, "good@v1", source_options=options)
     assert done.returncode == 0, done.stderr
     assert set(locks.read_files(results / "raw/d.lock.json")) == {"shots/1.png"}
+
+
+def test_hub_download_that_was_killed_while_unpacking(results, hub):
+    options = {"allow": ["*.zip", "*.json"], "extract": ["*.zip"]}
+    done = fetch_in_a_process(results, hub, "good@v1", source_options=options)
+    assert done.returncode == 0, done.stderr
+    (results / "raw/d.lock.json").unlink()
+    key = short_hash(["owner/good", COMMIT, options["allow"]])
+    left = results / f"raw/.d.{key}.unfinished"
+    (results / "raw/d").rename(left)
+    (left / ".unpacking").touch()
+    (results / "raw/.d.00000000.unfinished").mkdir()
+    done = fetch_in_a_process(results, hub, "good@v1", source_options=options)
+    assert done.returncode == 0, done.stderr
+    assert locks.verify(results / "raw/d.lock.json", results / "raw/d") == []
+    assert not list((results / "raw").glob(".*"))
 
 
 def test_hub_model_without_its_pickle(results, hub):

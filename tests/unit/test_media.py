@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
+import signal
+
 import pytest
 from PIL import Image
 
@@ -103,8 +107,6 @@ def test_pixel_limit_is_exact(tmp_path):
 
 
 def test_transparency_is_shown_on_white():
-    import io
-
     buffer = io.BytesIO()
     Image.new("RGBA", (2, 2), (255, 0, 0, 0)).save(buffer, "PNG")
     assert decode_rgb(buffer.getvalue()).getpixel((0, 0)) == (255, 255, 255)
@@ -150,3 +152,14 @@ def test_a_file_changed_since_locking_stops_the_audit(tmp_path):
     (tmp_path / "a.png").unlink()
     with pytest.raises(DataError, match="gone"):
         audits.audit(["a.png"])
+
+
+def die(item):
+    if item == 30:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def test_a_killed_worker_is_told():
+    with Workers(2) as workers, pytest.raises(DataError, match="a worker process was killed"):
+        list(workers.map(die, range(64)))

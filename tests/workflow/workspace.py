@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from conftest import ROOT
+from project_root import ROOT
 
 PARTS = ("Snakefile", "rules", "scripts", "config", "profiles", "envs")
 MINI = {
@@ -53,8 +53,8 @@ class Run:
 
     @property
     def executed(self) -> Counter[str]:
-        """Rule -> number of jobs that really ran (from the log's rule blocks)."""
-        return Counter(re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):$", self.output, re.M))
+        """Rule -> number of jobs that really ran."""
+        return Counter(re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)", self.output, re.M))
 
 
 class Workspace:

@@ -211,7 +211,7 @@ def measured_speed(recipe: str, stage: str) -> tuple[float, Path] | None:
 def describe(recipe: str, stage: str, found: Json) -> str:
     """An estimate as text."""
     from shardline.cli.text import table
-    from shardline.reporting.numbers import count, per_cent, size
+    from shardline.reporting.numbers import count, per_cent, plural, size
 
     data, memory, time = found["data"], found["memory"], found["time"]
     text = data["tokens"] - data["visual_tokens"]
@@ -223,7 +223,7 @@ def describe(recipe: str, stage: str, found: Json) -> str:
             f"{count(data['tokens'])}: {count(data['visual_tokens'])} visual, {count(text)} text",
         ),
         ("packs", f"{count(data['packs'])}, {per_cent(data['fill'])} full"),
-        ("steps", f"{count(data['steps'])}, at most {count(data['packs_a_step'])} packs each"),
+        ("steps", f"{count(data['steps'])}, {plural(data['packs_a_step'], 'pack')} each at most"),
     ]
     if "missing" in memory:
         rows.append(("memory", memory["missing"]))
@@ -248,10 +248,15 @@ def describe(recipe: str, stage: str, found: Json) -> str:
     if time is None:
         rows.append(("time", "unknown: give --tokens-per-second"))
     else:
-        hours = (
-            f"{time['hours']:.2f} h at {time['tokens_per_second']:,.0f} tokens/s ({time['source']})"
-        )
-        rows.append(("time", hours))
+        speed = f"{time['tokens_per_second']:,.0f} tokens/s ({time['source']})"
+        rows.append(("time", f"{duration(time['hours'])} at {speed}"))
         if time["device_hours"] is not None:
             rows.append(("", f"{time['device_hours']:.2f} GPU-hours"))
     return f"{recipe} / {stage}\n{table(rows, indent='  ')}"
+
+
+def duration(hours: float) -> str:
+    """Hours as a person says them: ``34 s``, ``12 min``, ``3.4 h``."""
+    if hours < 1 / 60:
+        return f"{3600 * hours:.0f} s"
+    return f"{60 * hours:.0f} min" if hours < 1 else f"{hours:,.1f} h"

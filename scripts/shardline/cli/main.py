@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser with the sub-command that ``words`` name, or with all of them for the help."""
     parser = argparse.ArgumentParser(
-        prog="shardline", description=__doc__.splitlines()[0], allow_abbrev=False
+        prog="shardline",
+        description="Look at a project, check it, ask its models.",
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     asked = [word for word in words[:1] if word in COMMANDS]

@@ -21,6 +21,7 @@ from shardline.files import short_hash
 from shardline.locks import list_files
 
 PLACE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w./-]+)")
+UNPACKING = ".unpacking"
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*")
 
 
@@ -58,7 +59,9 @@ def fetch(
     folders.remove(folder / ".cache")
     if not list_files(folder):
         raise DataError(f"{repo}@{revision} has no file that matches {', '.join(allow or ['*'])}")
+    (folder / UNPACKING).touch()
     extract_matching(folder, options.get("extract", []))
+    (folder / UNPACKING).unlink()
     folders.install(folder, raw)
     return commit
 
@@ -77,6 +80,9 @@ def _download(
         info = api.repo_info(repo, revision=revision, repo_type=kind)
         commit, files = info.sha, [sibling.rfilename for sibling in info.siblings]
         folder = folders.unfinished(raw, short_hash([repo, commit, allow]))
+        if (folder / UNPACKING).exists():  # killed between files and their archive's removal
+            folders.remove(folder)
+            folder.mkdir()
         api.snapshot_download(
             repo, revision=commit, repo_type=kind, local_dir=folder, allow_patterns=allow
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -17,10 +18,16 @@ LONGEST_WAIT = 60.0
 Say = Callable[[str], None]
 
 
+def say_line(text: str) -> None:
+    """Print a line, if there still is somewhere to print it."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
+
+
 class Courier:
     """Keeps a connection while it works, and says in one line when it stops or starts working."""
 
-    def __init__(self, results: Path, uri: str, experiment: str, say: Say = print) -> None:
+    def __init__(self, results: Path, uri: str, experiment: str, say: Say = say_line) -> None:
         self.place = (results, uri, experiment)
         self.say = say
         self.delivery = None
@@ -30,7 +37,7 @@ class Courier:
     def try_to_deliver(self) -> bool:
         """One try; True if everything there was is delivered now.
 
-        Trouble with the store is said once, until it changes; it never raises, for tracking is
+        Trouble with the store is said once, until it is over; it never raises, for tracking is
         only a by-stander.
         """
         found = watched_files(self.place[0])
@@ -41,8 +48,8 @@ class Courier:
         trouble = unreachable(self.place[1]) or self._deliver()
         if trouble:
             self.delivery = None
-            if trouble != self.trouble:
-                self.say(f"mlflow: delivery pending: {trouble}; the next run tries again")
+            if not self.trouble:
+                self.say(f"mlflow: delivery pending: {trouble}; it is tried again later")
         else:
             self.seen = found
             if self.trouble:
@@ -63,7 +70,7 @@ class Courier:
         return ""
 
 
-def deliver_once(results: Path, uri: str, experiment: str, say: Say = print) -> bool:
+def deliver_once(results: Path, uri: str, experiment: str, say: Say = say_line) -> bool:
     """Deliver what is there now; True if nothing is left."""
     return Courier(results, uri, experiment, say).try_to_deliver()
 
@@ -73,7 +80,7 @@ def follow(
     uri: str,
     experiment: str,
     controller: int | None = None,
-    say: Say = print,
+    say: Say = say_line,
     poll: float = POLL_SECONDS,
 ) -> bool:
     """Deliver every few seconds until the controller's process is gone, then a last time.

@@ -156,7 +156,7 @@ class Store:
 def dataset_source(lock: Mapping[str, Any]) -> dict[str, Any]:
     """Where a locked dataset comes from, as plain data."""
     source = {"uri": redact_text(str(lock["source"])), "revision": lock.get("revision")}
-    return source | {"licence": lock.get("licence"), "sha256": lock["sha256"]}
+    return source | {"sha256": lock["sha256"]}
 
 
 def clean_name(name: str) -> str:

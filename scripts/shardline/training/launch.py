@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -65,7 +66,7 @@ def run_ranks(program: Sequence[str], ranks: int, threads: int, lease: int) -> N
                     pass_fds=(lease,),
                 )
             )
-        codes = _wait(processes)
+        codes, first = _wait(processes)
     finally:
         for process in processes:
             if process.poll() is None:
@@ -76,21 +77,27 @@ def run_ranks(program: Sequence[str], ranks: int, threads: int, lease: int) -> N
     if TEMPORARY_FAILURE in codes and set(codes) <= {0, TEMPORARY_FAILURE}:
         raise Interrupted("the ranks saved their state; run again to continue")
     if any(codes):
-        failed = next(rank for rank, code in enumerate(codes) if code)
-        raise UserError(f"rank {failed} of {ranks} failed (exit status {codes[failed]}); see above")
+        raise UserError(
+            f"rank {first} of {ranks} failed first (exit status {codes[first]}); see above"
+        )
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> list[int]:
-    deadline = None
+def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[list[int], int]:
+    """All exit statuses, and which rank was the first to fail (0: none)."""
+    first, deadline = 0, math.inf
     while any(process.poll() is None for process in processes):
-        codes = [process.returncode for process in processes]
-        if deadline is None and any(code not in (None, 0, TEMPORARY_FAILURE) for code in codes):
-            deadline = time.monotonic() + GRACE
-        if deadline is not None and time.monotonic() > deadline:
+        failed = [
+            rank
+            for rank, process in enumerate(processes)
+            if process.returncode not in (None, 0, TEMPORARY_FAILURE)
+        ]
+        if failed and deadline == math.inf:
+            first, deadline = failed[0], time.monotonic() + GRACE
+        if time.monotonic() > deadline:
             for process in processes:
                 process.kill()
         time.sleep(0.1)
-    return [process.returncode for process in processes]
+    return [process.returncode for process in processes], first
 
 
 def _free_port() -> int:

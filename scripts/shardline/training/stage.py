@@ -88,10 +88,10 @@ def _train(stage: Stage, stop: StopRequest) -> None:
         micro_batch=micro_batch,
         accumulation=accumulation,
     )
-    parity = _check_packing(stage, family, data, device) if rank == 0 else {}
+    parity = _check_packing(stage, family, data, device, say) if rank == 0 else {}
     arguments = _arguments(stage, accumulation, steps)
     model = _tuned(stage, family, device)
-    for line in [_packing_line(parity)] * bool(parity) + describe(model, family, options["tune"]):
+    for line in describe(model, family, options["tune"]):
         say(line)
     before = gates.parameter_digests(model, family)
     counts = _count(model)
@@ -167,14 +167,21 @@ def _go(
 
 
 def _check_packing(
-    stage: Stage, family: Any, data: PlanDataset, device: torch.device
+    stage: Stage,
+    family: Any,
+    data: PlanDataset,
+    device: torch.device,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
+    """The packing gate on the first samples of the plan, with the bare base."""
     model = family.load_model(stage.model, DTYPES[stage.options["precision"]], device)
-    return gates.packing_parity(model, family, split(data[0], family)[:PROBE_SAMPLES])
-
-
-def _packing_line(parity: Mapping[str, Any]) -> str:
-    return f"packing parity: largest relative difference {parity['max_difference']:.1e}"
+    samples = split(data[0], family)[:PROBE_SAMPLES]
+    parity = gates.packing_parity(model, family, samples)
+    say(
+        f"packing parity of {len(samples)} samples: largest relative difference "
+        f"{parity['max_difference']:.1e}"
+    )
+    return parity
 
 
 def _tuned(stage: Stage, family: Any, device: torch.device) -> torch.nn.Module:

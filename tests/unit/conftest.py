@@ -1,0 +1,32 @@
+"""Fixtures shared by unit tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from small_project import SmallProject
+
+
+@pytest.fixture(scope="session")
+def finished_project(tmp_path_factory: pytest.TempPathFactory) -> SmallProject:
+    """A small finished project; not to be changed, see `small_project`."""
+    root = tmp_path_factory.mktemp("finished")
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        return SmallProject(root).make_data().make_models().make_answers()
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture
+def small_project(
+    finished_project: SmallProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> SmallProject:
+    """A copy of a small finished project of one's own, in the current directory."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    project = finished_project.copy_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return project
