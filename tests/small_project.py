@@ -1,7 +1,7 @@
 """A small project on a disk, its data made by the real programs; only its weights are made up.
 
-Two datasets of drawn screens go through fetch, convert, filter, tokenise and plan as the rules would
-run them; no torch is needed.
+Two datasets of drawn screens go through fetch, convert, filter, tokenise and plan as the rules
+would run them; no torch is needed.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results_tree import draw_screen, journal_rows
 from safetensors.numpy import save_file
 
+from results_tree import draw_screen, journal_rows
 from shardline import dag, paths
 from shardline.config.layers import load, project_layers
 from shardline.config.project import Project
@@ -29,18 +29,20 @@ from shardline.files import (
     write_json,
     write_jsonl,
 )
-from shardline.locks import write_lock
 from shardline.qwen_chat import train_tokenizer
 from shardline.samples import Sample
 from shardline.tasks import grounding
 from shardline.training.workkey import work_key
 
 CONFIG = """\
-build: [small]
 datasets:
   screens: {source: "folder:data/screens", format: showui, frame: unit_xyxy, licence: cc0-1.0}
   held_out:
-    {source: "folder:data/held_out", format: screenspot, frame: pixel_xywh, licence: mit, metric: point_in_box}
+    source: "folder:data/held_out"
+    format: screenspot
+    frame: pixel_xywh
+    licence: mit
+    metric: point_in_box
 recipes:
   small:
     family: qwen2_vl
@@ -50,8 +52,17 @@ recipes:
     filters: [dedup]
     tokens: {min_visual_tokens: 4, max_visual_tokens: 64, prompt: ""}
     stages:
-      - {name: sft, tune: {llm: {full: true, lr: 1.0e-3}}, global_batch: {samples: 4}, steps: 5, max_length: 512}
-      - {name: adapt, init: sft, tune: {llm: {lora: {rank: 4, alpha: 8}, lr: 1.0e-3}}, global_batch: {samples: 4}, steps: 3, max_length: 512}
+      - name: sft
+        tune: {llm: {full: true, lr: 1.0e-3}}
+        global_batch: {samples: 4}
+        steps: 5
+        max_length: 512
+      - name: adapt
+        init: sft
+        tune: {llm: {lora: {rank: 4, alpha: 8}, lr: 1.0e-3}}
+        global_batch: {samples: 4}
+        steps: 3
+        max_length: 512
     exports: [adapter, merged]
     evaluate: [held_out]
   other:
@@ -173,15 +184,11 @@ class SmallProject:
                 *("--files", f"results/raw/{name}.files.tsv"),
             )
         for (name,), options in project.fetch_model.items():
-            base = Path(paths.model_folder(name))
-            base.parent.mkdir(parents=True, exist_ok=True)
-            base.symlink_to(self.root / "data" / "base")
-            write_lock(
-                base,
-                Path(paths.model_lock(name)),
-                Path(f"results/raw/models/{name}.files.tsv"),
-                **{"name": name, "kind": "model", "source": options["source"]},
-                **{"revision": "", "licence": ""},
+            program(
+                "fetch_model",
+                *("--model", name, "--options", canonical_json(options)),
+                *("--raw", paths.model_folder(name), "--lock", paths.model_lock(name)),
+                *("--files", f"results/raw/models/{name}.files.tsv"),
             )
         for (name,), options in project.convert.items():
             folder = f"results/converted/{name}"

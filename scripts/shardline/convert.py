@@ -22,6 +22,7 @@ from shardline.files import (
     canonical_json,
     file_entry,
     read_json,
+    sha256_file,
     write_json,
     write_jsonl,
 )

@@ -225,7 +225,7 @@ def _source(name: str, lock: Json, licence: str, path: str) -> Json:
     return {
         "name": name,
         **{key: lock.get(key) for key in fields},
-        "licence": licence or "unknown",
+        "licence": licence,
         "lock": path,
         "files_sha256": lock["sha256"],
     }

@@ -74,7 +74,7 @@ def test_a_model_leads_through_its_stages_to_the_base(small_project, capsys):
 def test_a_model_that_another_plan_made_is_not_explained_by_this_one(small_project):
     plan = Path(paths.plan("small", "sft"))
     write_json(plan, read_json(plan) | {"seed": 99})
-    with pytest.raises(UserError, match="not the plan that .*sft/result.json was trained with"):
+    with pytest.raises(UserError, match=r"not the plan that .*sft/result.json was trained with"):
         main(["lineage", "--recipe", "small", "--stage", "adapt"])
 
 

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from results_tree import BENCHMARK, ResultsTree, options
 
+from results_tree import BENCHMARK, ResultsTree, options
 from shardline.cli.main import main
 from shardline.errors import UserError
 from shardline.files import read_json, write_json

@@ -71,7 +71,7 @@ def test_errors_come_before_torch(small_project, arguments, message):
 def test_a_broken_image_and_an_adapter_are_named(small_project):
     folder, _ = find_model("small/base", None, [])
     Path("broken.png").write_bytes(Path(IMAGE).read_bytes()[:200])
-    with pytest.raises(UserError, match="broken.png: corrupt_image"):
+    with pytest.raises(UserError, match=r"broken.png: corrupt_image"):
         main(words("small/base", "broken.png"))
     adapter = Path("results/models/small/adapt/adapter")
     (adapter / "adapter_config.json").write_text("{}")

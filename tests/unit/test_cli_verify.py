@@ -88,13 +88,13 @@ def test_a_raw_file_that_no_lock_knows_is_found(small_project):
 def test_a_list_that_was_edited_is_found(small_project):
     listing = Path("results/raw/screens.files.tsv")
     listing.write_text(listing.read_text().replace("images/3.png", "images/x.png"))
-    with pytest.raises(UserError, match="screens.files.tsv is not the list"):
+    with pytest.raises(UserError, match=r"screens.files.tsv is not the list"):
         main(["verify"])
 
 
 def test_a_broken_manifest_is_a_problem_and_the_rest_is_verified(small_project, capsys):
     Path(paths.converted("screens")).write_text("{")
-    with pytest.raises(UserError, match="converted/screens/manifest.json: not valid JSON"):
+    with pytest.raises(UserError, match=r"converted/screens/manifest.json: not valid JSON"):
         main(["verify", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["files"] > 20
@@ -104,7 +104,7 @@ def test_a_broken_manifest_is_a_problem_and_the_rest_is_verified(small_project, 
 def test_a_recipe_needs_all_its_manifests_and_nothing_else(small_project):
     write_json(Path("results/converted/unrelated/manifest.json"), {"stage": "convert"})
     main(["verify", "--recipe", "small"])
-    with pytest.raises(UserError, match="unrelated/manifest.json: not a manifest"):
+    with pytest.raises(UserError, match=r"unrelated/manifest.json: not a manifest"):
         main(["verify"])
     Path(paths.result("small", "adapt")).unlink()
     with pytest.raises(UserError, match=r"small/adapt/result.json: no such file"):
@@ -125,8 +125,8 @@ def test_other_versions_are_a_note_and_no_failure(small_project, capsys):
 
 
 def test_problems_come_in_one_order_whatever_the_threads(small_project):
-    for kind in FILES:
-        flip(find(FILES[kind]))
+    for pattern in FILES.values():
+        flip(find(pattern))
     found = []
     for threads in (1, 4):
         listing = integrity.collect(integrity.manifests_of_results(RESULTS), RESULTS)

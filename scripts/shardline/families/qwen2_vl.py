@@ -112,8 +112,14 @@ def image_grid(width: int, height: int, min_visual_tokens: int, max_visual_token
 
 
 def resize_image(image: Image.Image, grid: Grid) -> Image.Image:
-    """An RGB image at the size of its grid (bicubic): the pixels that the model sees."""
-    return image.resize((grid[2] * PATCH, grid[1] * PATCH), Image.Resampling.BICUBIC)
+    """An RGB image at the size of its grid (bicubic): the pixels that the model sees.
+
+    First the width, then the height, as torchvision does: Pillow takes the cheaper order, and the
+    rounding in between makes up to 20 steps of difference where one side grows and one shrinks.
+    """
+    width, height = grid[2] * PATCH, grid[1] * PATCH
+    wide = image.resize((width, image.height), Image.Resampling.BICUBIC)
+    return wide.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def visual_tokens(grid: Sequence[int]) -> int:
@@ -264,6 +270,7 @@ def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, folder: Path, s
     Raises:
         ConfigError: transformers refuses the config, or its patches are not the family's.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
     for key, expected in (("patch_size", PATCH), ("spatial_merge_size", MERGE)):
@@ -291,7 +298,7 @@ def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, folder: Path, s
                 dtype="float32",
             )
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise ConfigError(f"model config: transformers refuses it: {error}") from error
     _initialise(model, seed)
     model.generation_config.update(**ends, bos_token_id=ids[END_OF_TEXT], do_sample=False)
