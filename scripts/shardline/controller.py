@@ -1,6 +1,6 @@
 """What happens around a Snakemake run: opening the project, stale locks, tracking.
 
-Only the Snakefile imports this module.
+Only the Snakefile and `shardline gc` import this module.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def open_project(workflow: Any) -> Project:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    release_stale_lock()
+    if workflow.is_main_process:
+        release_stale_lock()
     use_own_python()
     return project
 

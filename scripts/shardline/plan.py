@@ -114,7 +114,7 @@ def write_plan(
             "fill": round(totals["length"] / (len(steps) * options["max_length"]), 6),
             "shards": shards,
             "shares": _shares(pools, taken, options["mixture"]),
-            "histogram": _histogram(drawn["length"], options["max_length"]),
+            "histogram": _histogram(drawn["length"]),
             "rejected": len(rejected),
             "reasons": dict(Counter(row["reason"] for row in rejected)),
             "parquet_sha256": sha256_file(parquet),
@@ -273,9 +273,9 @@ def _shares(
     }
 
 
-def _histogram(lengths: np.ndarray, max_length: int) -> dict[str, list[int]]:
+def _histogram(lengths: np.ndarray) -> dict[str, list[int]]:
     """Tokens of the drawn samples: ``counts[i]`` have ``edges[i]`` < tokens <= ``edges[i + 1]``."""
-    edges = np.unique(np.linspace(0, max_length, LENGTH_BINS + 1).astype(np.int64))
+    edges = np.unique(np.linspace(0, lengths.max(), LENGTH_BINS + 1).astype(np.int64))
     places = np.searchsorted(edges, lengths, side="left") - 1
     return {
         "edges": edges.tolist(),

@@ -27,6 +27,7 @@ from shardline.token_reader import StoredSample, TokenReader
 
 IGNORED = -100
 PACKS = 12
+WIDE = 400  # pixels
 Json = dict[str, Any]
 
 
@@ -48,6 +49,11 @@ class Seen:
     scenes: list[Scene]
     facts: list[tuple[str, str]]
     text: list[Stretch]
+
+    @property
+    def wide(self) -> bool:
+        """Whether a picture is shown across the page: none of its pixels should be lost."""
+        return any(scene.width > WIDE for scene in self.scenes)
 
 
 @dataclass

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from shardline import lean
 from small_project import SmallProject
+
+
+@pytest.fixture(autouse=True)
+def _importable_again() -> Iterator[None]:
+    """What a program of this test kept from being imported is importable in the next test."""
+    yield
+    for package in lean.HEAVY:
+        if package in sys.modules and sys.modules[package] is None:
+            del sys.modules[package]
 
 
 @pytest.fixture(scope="session")

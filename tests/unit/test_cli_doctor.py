@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -164,3 +166,66 @@ def test_a_container_with_little_memory_is_warned(monkeypatch):
     check = machine.memory()
     assert check.state == "warn"
     assert check.found == "2.1 GB, 1.1 GB free"
+
+
+class FakeCuda:
+    """Two GPUs, the second busy and old."""
+
+    def is_available(self):
+        return True
+
+    def device_count(self):
+        return 2
+
+    def get_device_properties(self, index):
+        return SimpleNamespace(name=("H100", "T4")[index], major=(9, 7)[index], minor=(0, 5)[index])
+
+    def mem_get_info(self, index):
+        return ((79_000_000_000, 1_000_000_000)[index], (80_000_000_000, 16_000_000_000)[index])
+
+    nccl = SimpleNamespace(version=lambda: (2, 29, 3))
+
+
+def fake_torch(cuda, nccl=True):
+    return SimpleNamespace(
+        __version__="2.14.1",
+        cuda=cuda,
+        version=SimpleNamespace(cuda="13.0"),
+        distributed=SimpleNamespace(is_nccl_available=lambda: nccl),
+    )
+
+
+def test_gpus_are_told_with_memory_driver_and_nccl(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", fake_torch(FakeCuda()))
+    first, second, driver, nccl = machine.gpus()
+    assert (first.state, first.found) == ("ok", "H100, 80.0 GB, 79.0 GB free, sm_90")
+    assert second.state == "warn"
+    assert "no bf16" in second.advice
+    assert "CUDA 13.0" in driver.found
+    assert nccl.found == "2.29.3"
+
+
+def test_several_gpus_without_nccl_are_a_lack(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", fake_torch(FakeCuda(), nccl=False))
+    assert machine.gpus()[-1].name == "NCCL"
+    assert machine.gpus()[-1].state == "missing"
+
+
+def test_a_gpu_that_torch_cannot_use_is_told(monkeypatch):
+    cuda = SimpleNamespace(is_available=lambda: False)
+    monkeypatch.setitem(sys.modules, "torch", fake_torch(cuda))
+    monkeypatch.setattr(machine, "gpu_devices", lambda: [Path("/dev/nvidia0")])
+    (check,) = machine.gpus()
+    assert check.state == "warn"
+    assert "cannot use it" in check.found
+    monkeypatch.setattr(machine, "gpu_devices", list)
+    assert machine.gpus()[0].state == "missing"
+
+
+def test_torch_is_imported_only_where_a_gpu_may_be(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(machine, "gpu_devices", list)
+    names = [check.name for check in machine.machine_checks(tmp_path / "results", gpu=False)]
+    assert "GPU" in names
+    with pytest.raises(ImportError):
+        machine.machine_checks(tmp_path / "results", gpu=True)

@@ -31,7 +31,7 @@ def test_the_page_is_one_file_without_links(small_project, capsys):
     page = Path("results/previews/small-sft.html")
     assert capsys.readouterr().out.splitlines() == [str(page), page.resolve().as_uri()]
     text = page.read_text()
-    assert text.count('class="sample"') == 3
+    assert text.count('class="sample') == 3
     assert not re.search(r'(?:src|href)="(?!data:)', text)
     assert "<script" not in text
 
@@ -112,7 +112,7 @@ def test_without_a_plan_samples_come_by_lot(small_project):
     assert places == preview().places(4)
     text = page.render(4)
     assert "there is no plan yet" in text
-    assert text.count('class="sample"') == 4
+    assert text.count('class="sample') == 4
 
 
 def test_without_tokens_the_error_says_what_to_run(small_project):

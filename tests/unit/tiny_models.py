@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from shardline import lean
 from shardline.families import qwen2_vl as family
+
+lean.without("deepspeed")  # which transformers would take 6 s to import
 
 CONFIG = {
     "text_config": {

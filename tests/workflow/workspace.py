@@ -102,12 +102,18 @@ class Workspace:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PYTHONDONT"))}
         return {**kept, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
 
-    def snakemake(self, *words: str, profile: str = "local", check: bool = True) -> Run:
-        """Run Snakemake and wait for it."""
+    def snakemake(
+        self,
+        *words: str,
+        profile: str = "local",
+        check: bool = True,
+        extra: dict[str, str] | None = None,
+    ) -> Run:
+        """Run Snakemake, with ``extra`` environment variables, and wait for it."""
         done = subprocess.run(
             self.command(*words, profile=profile),
             cwd=self.folder,
-            env=self.environment,
+            env={**self.environment, **(extra or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -121,17 +127,17 @@ class Workspace:
         """What would run, and why."""
         return self.snakemake("--dry-run", *words, **options)
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, log: Path, *words: str) -> subprocess.Popen[bytes]:
         """Start Snakemake in a process group of its own, for tests that kill it."""
-        return subprocess.Popen(
-            self.command(*words),
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        with open(log, "wb") as output:
+            return subprocess.Popen(
+                self.command(*words),
+                cwd=self.folder,
+                env=self.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def path(self, name: str) -> Path:
         """A file of the project copy."""
@@ -145,7 +151,7 @@ class Workspace:
         file.write_text(text.replace(old, new))
 
 
-def kill_group(process: subprocess.Popen[str]) -> None:
+def kill_group(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL a whole process group that this test started."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

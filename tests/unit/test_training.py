@@ -1,0 +1,330 @@
+"""Training itself: packs, loss, gates, and resume in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny_models
+import tiny_project
+import torch
+import train_stage
+from tiny_project import FROZEN, FULL, LORA, Project
+
+from shardline import lean
+from shardline.errors import ConfigError, GateError
+from shardline.families import qwen2_vl as family
+from shardline.files import read_json
+from shardline.loader import PlanDataset
+from shardline.training import gates, outcome
+from shardline.training.journal import read_journal
+from shardline.training.packs import join, split, stock_losses, supervised, token_losses
+
+ROOT = Path(__file__).resolve().parents[2]
+TUNE = {"llm": LORA, "projector": FULL, "vision": FROZEN}
+
+
+@pytest.fixture(autouse=True)
+def _keep_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests of this process import what a training process goes without."""
+    monkeypatch.setattr(lean, "without", lambda *packages: None)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    made = tiny_project.build(tmp_path_factory.mktemp("project"), steps=12)
+    yield made
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def fresh(project: Project) -> Iterator[Project]:
+    """The project without any training."""
+    preset = project.hardware.read_text()
+    shutil.rmtree(project.stage, ignore_errors=True)
+    yield project
+    project.hardware.write_text(preset)
+
+
+@pytest.fixture(scope="module")
+def model(project: Project) -> torch.nn.Module:
+    return family.load_model(project.model, torch.float32, "cpu")
+
+
+@pytest.fixture(scope="module")
+def rows(project: Project) -> list[dict]:
+    """Rows of two packs: at least four samples each."""
+    data = PlanDataset(project.results, project.plan, project.parquet, family, micro_batch=2)
+    return [data[item] for item in range(2)]
+
+
+def _losses(project: Project) -> list[str]:
+    (work,) = (project.stage / "work").iterdir()
+    return [line["metrics"]["loss"].hex() for line in read_journal(work)]
+
+
+def _gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    parts: dict[str, list] = {}
+    for name, parameter in model.named_parameters():
+        parts.setdefault(family.module_of(name), []).append(parameter.grad.flatten())
+    model.zero_grad()
+    return {module: torch.cat(parts[module]) for module in parts}
+
+
+def test_a_pack_has_the_losses_and_gradients_of_its_samples(
+    model: torch.nn.Module, rows: list[dict]
+) -> None:
+    samples = split(rows[0], family)
+    assert len(samples) >= 4
+    alone = [stock_losses(model, family, sample) for sample in samples]
+    torch.cat(alone).sum().backward()
+    expected = _gradients(model)
+    packed = token_losses(model, family, rows[0])
+    packed.sum().backward()
+    found = _gradients(model)
+    torch.testing.assert_close(packed, torch.cat(alone), rtol=0, atol=1e-5)
+    for module, gradient in expected.items():
+        difference = (gradient - found[module]).norm() / gradient.norm()
+        assert difference < 1e-5, module
+
+
+def test_splitting_and_joining_are_inverse(rows: list[dict]) -> None:
+    joined = join(split(rows[0], family))
+    for name in ("input_ids", "labels", "position_ids", "cu_seq_lens_q", "image_grid_thw"):
+        assert torch.equal(joined[name], rows[0][name])
+    assert joined["max_length_q"] == rows[0]["max_length_q"]
+    assert all(torch.equal(*pair) for pair in zip(joined["images"], rows[0]["images"], strict=True))
+
+
+def test_the_loss_is_taken_where_labels_are(rows: list[dict]) -> None:
+    places = supervised(rows[0])
+    assert len(places) == int((rows[0]["labels"] != -100).sum())
+    starts = rows[0]["cu_seq_lens_q"][:-1]
+    assert not set((places + 1).tolist()) & set(starts.tolist())
+
+
+def test_the_packing_gate_passes_and_leaves_the_model_alone(
+    model: torch.nn.Module, rows: list[dict]
+) -> None:
+    before = gates.parameter_digests(model, family)
+    report = gates.packing_parity(model, family, split(rows[0], family)[:3])
+    assert report["passed"] and report["max_difference"] < 1e-5
+    assert gates.parameter_digests(model, family) == before
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def _as_one_sample(row: dict) -> dict:
+    total = row["input_ids"].shape[-1]
+    bounds = torch.tensor([0, total], dtype=torch.int32)
+    return {**row, "cu_seq_lens_q": bounds, "max_length_q": total}
+
+
+def _positions_go_on(row: dict) -> dict:
+    return {**row, "position_ids": torch.arange(row["input_ids"].shape[-1]).expand(4, 1, -1)}
+
+
+@pytest.mark.parametrize("broken", [_as_one_sample, _positions_go_on])
+def test_the_packing_gate_fails_when_samples_are_not_apart(
+    model: torch.nn.Module, rows: list[dict], broken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gates, "join", lambda samples: broken(join(samples)))
+    with pytest.raises(GateError, match="packing parity: the (loss|gradient) of"):
+        gates.packing_parity(model, family, split(rows[0], family)[:3])
+
+
+def test_the_packing_gate_probes_the_first_blocks_only(tmp_path: Path, rows: list[dict]) -> None:
+    deep = tiny_models.build(tmp_path / "deep", text_config={"num_hidden_layers": 4})
+    model = family.load_model(deep, torch.float32, "cpu")
+    blocks = []
+    for layer in model.model.language_model.layers:
+        layer.register_forward_hook(lambda *_: blocks.append(1))
+    gates.packing_parity(model, family, split(rows[0], family)[:2])
+    assert len(model.model.language_model.layers) == 4
+    assert len(blocks) == gates.LAYERS * 3  # two samples alone, one pack
+
+
+def test_the_freeze_audit_sees_a_nudge(model: torch.nn.Module) -> None:
+    tune = {"llm": FULL, "projector": FROZEN, "vision": FROZEN}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(family.module_of(name) == "llm")
+    before = gates.parameter_digests(model, family)
+    llm = model.model.language_model.norm.weight
+    vision = model.model.visual.blocks[1].norm1.bias
+
+    def audit() -> dict:
+        return gates.freeze_audit(before, gates.parameter_digests(model, family), tune)
+
+    with pytest.raises(GateError, match="no parameter of llm moved"):
+        audit()
+    with torch.no_grad():
+        llm[0] += 1e-3
+        assert audit()["moved"] == {"llm": True, "projector": False, "vision": False}
+        vision[0] += 1e-6
+        with pytest.raises(GateError, match="frozen parameters of vision moved"):
+            audit()
+        vision[0] -= vision[0]
+        llm[0] = 1.0
+    model.requires_grad_(True)
+
+
+def test_a_stage_trains_and_says_what_it_did(
+    fresh: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fresh.hardware.write_text("micro_batch: 4\ngradient_checkpointing: true\n")
+    train_stage.main(fresh.training(schedule={"name": "constant", "warmup": 0}))
+    said = capsys.readouterr().out
+    assert "12 steps of {'samples': 6}" in said
+    assert "1 rank(s) x 1 forward(s) x" in said
+    assert "llm: full" in said and "step 12/12" in said
+    result = read_json(fresh.stage / "result.json")
+    assert result["kind"] == "full" and result["steps"] == 12
+    assert result["final_loss"] < 0.5 * result["first_loss"]
+    assert result["trainable_parameters"] == result["parameters"] > 100_000
+    assert result["gates"]["freeze_audit"]["moved"] == dict.fromkeys(TUNE, True)
+    final = outcome.final_folder(fresh.stage / "result.json", result)
+    assert (final / "model.safetensors").is_file()
+    config = read_json(final / "config.json")
+    assert config.get("use_cache", True) and config["text_config"]["use_cache"]
+    family.load_model(final, torch.float32, "cpu")
+    (work,) = (fresh.stage / "work").iterdir()
+    metrics = next(read_journal(work))["metrics"]
+    assert {"loss", "grad_norm", "lr/llm", "lr/vision", "tokens_per_second", "samples"} <= set(metrics)
+    assert metrics["samples"] == 6 and metrics["lr/llm"] == 2e-3
+    run = read_json(work / "run.json")
+    assert run["key"] == work.name and run["plan"]["steps"] == 12
+
+
+def test_accumulation_changes_nothing_but_rounding(fresh: Project) -> None:
+    curves = []
+    for preset in ("micro_batch: 1\n", "micro_batch: 4\n"):
+        shutil.rmtree(fresh.stage, ignore_errors=True)
+        fresh.hardware.write_text(preset)
+        train_stage.main(fresh.training())
+        curves.append([float.fromhex(loss) for loss in _losses(fresh)])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+
+
+def test_divergence_is_an_error_and_no_result(fresh: Project) -> None:
+    tune = {module: {**FULL, "lr": 1e30} for module in TUNE}
+    with pytest.raises(GateError, match="training has diverged"):
+        train_stage.main(fresh.training(tune=tune))
+    assert not (fresh.stage / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": {"name": "cosine", "warmup": 12}}, r"schedule\.warmup: 12 .* 12 steps"),
+        ({"method": "dpo"}, "method: 'dpo'"),
+        ({"tune": {"llm": FROZEN, "projector": FROZEN, "vision": FROZEN}}, "nothing to train"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(fresh: Project, changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train_stage.main(fresh.training(**changes))
+
+
+def _start(project: Project, **changes) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "scripts/train_stage.py", *project.training(**changes)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _wait_for_checkpoint(project: Project, process: subprocess.Popen[str], step: int) -> None:
+    while process.poll() is None:
+        found = project.stage.glob("work/*/checkpoint-*/complete.json")
+        if any(int(seal.parent.name.split("-")[1]) >= step for seal in found):
+            return
+        time.sleep(0.005)
+    pytest.fail(process.communicate()[0])
+
+
+def test_killed_and_stopped_training_repeats_the_uninterrupted_one(fresh: Project) -> None:
+    train_stage.main(fresh.training(tune=TUNE))
+    expected = _losses(fresh), (fresh.stage / "result.json").read_bytes()
+    shutil.rmtree(fresh.stage)
+
+    killed = _start(fresh, tune=TUNE)
+    _wait_for_checkpoint(fresh, killed, 2)
+    killed.kill()
+    killed.communicate()
+    assert not (fresh.stage / "result.json").exists()
+
+    stopped = _start(fresh, tune=TUNE)
+    _wait_for_checkpoint(fresh, stopped, 6)
+    stopped.send_signal(signal.SIGTERM)
+    said = stopped.communicate()[0]
+    assert stopped.returncode == 75, said
+    assert "resuming at step" in said and "stopped: SIGTERM: saved at step" in said
+
+    train_stage.main(fresh.training(tune=TUNE))
+    assert _losses(fresh) == expected[0]
+    assert (fresh.stage / "result.json").read_bytes() == expected[1]
+
+
+def test_what_is_finished_is_used_and_what_was_changed_is_not(
+    fresh: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = fresh.training(tune=TUNE)
+    train_stage.main(arguments)
+    result = (fresh.stage / "result.json").read_bytes()
+    (fresh.stage / "result.json").unlink()
+    capsys.readouterr()
+    train_stage.main(arguments)
+    assert "is finished" in capsys.readouterr().out
+    assert (fresh.stage / "result.json").read_bytes() == result
+
+    (work,) = (fresh.stage / "work").iterdir()
+    (work / "final/adapter_model.safetensors").write_bytes(b"damaged")
+    train_stage.main(arguments)
+    assert "resuming at step 12 of 12" in capsys.readouterr().out
+    assert (fresh.stage / "result.json").read_bytes() == result
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one_does(fresh: Project) -> None:
+    train_stage.main(fresh.training())
+    alone = [float.fromhex(loss) for loss in _losses(fresh)]
+    shutil.rmtree(fresh.stage)
+    fresh.hardware.write_text("device: cpu\nranks: 2\ncheckpoint_every: 2\n")
+    stopped = _start(fresh)
+    _wait_for_checkpoint(fresh, stopped, 2)
+    stopped.send_signal(signal.SIGUSR1)
+    said = stopped.communicate()[0]
+    assert stopped.returncode == 75, said
+    finished = _start(fresh)
+    said = finished.communicate()[0]
+    assert finished.returncode == 0, said
+    assert "2 rank(s) x" in said and "resuming at step" in said
+    assert [float.fromhex(loss) for loss in _losses(fresh)] == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_training_imports_no_deepspeed_and_no_tensorflow(fresh: Project) -> None:
+    code = (
+        "import sys, train_stage; train_stage.main(sys.argv[1:]); "
+        "print([m for m in ('deepspeed', 'tensorflow', 'datasets', 'mlflow', 'pandas') "
+        "if sys.modules.get(m)])"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code, *fresh.training()],
+        cwd=ROOT / "scripts",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert process.stdout.splitlines()[-1] == "[]"
+    json.loads((fresh.stage / "result.json").read_bytes())

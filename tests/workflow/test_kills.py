@@ -1,0 +1,131 @@
+"""Kill the run anywhere, ten times: what comes out equals an uninterrupted run's."""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from shardline.files import read_jsonl
+from workflow.workspace import MINI, Workspace, kill_group, wait_for
+
+# What is killed while which program runs; a training is killed after its first checkpoint.
+KILLS = [
+    ("group", "fetch_dataset"),
+    ("job", "convert_dataset"),
+    ("controller", "decide_filters"),
+    ("group", "write_image_shard"),
+    ("job", "tokenize_shard"),
+    ("controller", "build_model"),
+    ("job", "plan_stage"),
+    ("group", "train_stage"),
+    ("controller", "train_stage"),
+    ("job", "merge_model"),
+    ("group", "predict_benchmark"),
+    ("job", "write_report"),
+]
+COMPARED = ("raw", "converted", "filtered", "tokens", "plans", "models", "evals")
+
+
+@pytest.fixture
+def config() -> dict:
+    """The mini recipe with longer trainings."""
+    longer = copy.deepcopy(MINI)
+    longer["recipes"]["mini"] |= {"stages.sft.steps": 30, "stages.adapt.steps": 12}
+    return longer
+
+
+def create(folder: Path, config: dict) -> Workspace:
+    workspace = Workspace.create(folder)
+    workspace.write_config(config)
+    workspace.edit("config/hardware/cpu.yaml", "checkpoint_every: 100", "checkpoint_every: 3")
+    return workspace
+
+
+def running(workspace: Workspace, program: str) -> list[int]:
+    """Process ids of a program that runs in a workspace."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            here = (process / "cwd").resolve() == workspace.folder.resolve()
+        except OSError:
+            continue
+        if here and f"scripts/{program}.py".encode() in words and b"bash" not in words[0]:
+            found.append(int(process.name))
+    return found
+
+
+def whole_checkpoints(workspace: Workspace) -> set[str]:
+    pattern = "results/checkpoints/mini/*/work/*/checkpoint-*/complete.json"
+    return {str(file) for file in workspace.folder.glob(pattern)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_ten_kills_change_nothing(tmp_path, config):
+    chance = random.Random(7)
+    reference = create(tmp_path / "reference", config)
+    reference.snakemake("all")
+
+    killed = create(tmp_path / "killed", config)
+    logs = [
+        kill_once(killed, killed.path(f"run-{number}.log"), what, program, chance)
+        for number, (what, program) in enumerate(KILLS)
+    ]
+    everything = "\n".join([*logs, killed.snakemake("all").output])
+    assert re.search(r"resuming at step [1-9]", everything)
+    assert "released the lock of a run that is no longer alive" in everything
+
+    for part in COMPARED:
+        expected, found = (contents(workspace, part) for workspace in (reference, killed))
+        assert found.keys() == expected.keys(), part
+        different = [name for name in expected if expected[name] != found[name]]
+        assert not different, different
+    for stage in ("sft", "adapt"):
+        assert losses(killed, stage) == losses(reference, stage)
+
+
+def kill_once(
+    workspace: Workspace, log: Path, what: str, program: str, chance: random.Random
+) -> str:
+    """Start a run, kill the controller, the job or both while a program runs; what was printed."""
+    before = whole_checkpoints(workspace)
+    run = workspace.start(log, "all")
+    wait_for(lambda: running(workspace, program) or run.poll() is not None, 400)
+    if program == "train_stage":
+        wait_for(lambda: whole_checkpoints(workspace) - before or run.poll() is not None, 400)
+    assert run.poll() is None, f"{program} did not run:\n{log.read_text()[-4000:]}"
+    time.sleep(chance.random() * 0.4)
+    if what == "job":
+        for pid in running(workspace, program):
+            os.kill(pid, signal.SIGKILL)
+    elif what == "controller":
+        run.kill()
+    else:
+        kill_group(run)
+    run.wait()
+    return log.read_text()
+
+
+def contents(workspace: Workspace, part: str) -> dict[str, bytes]:
+    """Every artefact of a stage by its relative path; temporary files of killed writers aside."""
+    folder = workspace.path(f"results/{part}")
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not file.name.endswith(".tmp")
+    }
+
+
+def losses(workspace: Workspace, stage: str) -> list[tuple[int, float]]:
+    """Step and loss of every line of a training's journal."""
+    pattern = f"results/checkpoints/mini/{stage}/work/*/metrics.jsonl"
+    (journal,) = workspace.folder.glob(pattern)
+    return [(row["step"], row["metrics"]["loss"]) for row in read_jsonl(journal)]
