@@ -41,6 +41,7 @@ from shardline.files import write_json
 from shardline.hardware import load_hardware
 from shardline.training import launch, outcome
 from shardline.training.lease import lease
+from shardline.training.signals import StopRequest
 from shardline.training.workkey import work_key
 
 METHODS = ("sft",)
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     key = work_key(options, arguments.plan, arguments.model_manifest, arguments.code)
     work = arguments.work / key
 
-    def train() -> None:
+    def train(stop: StopRequest) -> None:
         lean.without(
             *(name for name in lean.HEAVY if name != "deepspeed" or not hardware.deepspeed)
         )
@@ -87,11 +88,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                 code=arguments.code,
                 hardware=hardware,
                 threads=arguments.threads,
-            )
+            ),
+            stop,
         )
 
     if launch.in_rank():
-        train()
+        with StopRequest() as stop:
+            train(stop)
         return
     with lease(work) as held:
         if not outcome.finished(work):
@@ -99,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 program = [__file__, *(sys.argv[1:] if argv is None else argv)]
                 launch.run_ranks(program, hardware.ranks, arguments.threads, held)
             else:
-                train()
+                with StopRequest() as stop:
+                    train(stop)
         else:
             print(f"{work} is finished; its final weights are used", flush=True)
         write_json(arguments.result, outcome.finished(work))

@@ -19,7 +19,6 @@ import torch
 import train_stage
 from tiny_project import FROZEN, FULL, LORA, Project
 
-from shardline import lean
 from shardline.errors import ConfigError, GateError
 from shardline.families import qwen2_vl as family
 from shardline.files import read_json
@@ -30,12 +29,6 @@ from shardline.training.packs import join, split, stock_losses, supervised, toke
 
 ROOT = Path(__file__).resolve().parents[2]
 TUNE = {"llm": LORA, "projector": FULL, "vision": FROZEN}
-
-
-@pytest.fixture(autouse=True)
-def _keep_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tests of this process import what a training process goes without."""
-    monkeypatch.setattr(lean, "without", lambda *packages: None)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +189,9 @@ def test_a_stage_trains_and_says_what_it_did(
     family.load_model(final, torch.float32, "cpu")
     (work,) = (fresh.stage / "work").iterdir()
     metrics = next(read_journal(work))["metrics"]
-    assert {"loss", "grad_norm", "lr/llm", "lr/vision", "tokens_per_second", "samples"} <= set(metrics)
+    assert {"loss", "grad_norm", "lr/llm", "lr/vision", "tokens_per_second", "samples"} <= set(
+        metrics
+    )
     assert metrics["samples"] == 6 and metrics["lr/llm"] == 2e-3
     run = read_json(work / "run.json")
     assert run["key"] == work.name and run["plan"]["steps"] == 12

@@ -67,20 +67,21 @@ def _checkpoint(work: Path, step: int) -> Path:
     return folder
 
 
-def test_the_newest_whole_checkpoint_is_found_and_broken_ones_go(tmp_path: Path) -> None:
+def test_the_newest_whole_checkpoint_is_found_and_broken_or_later_ones_go(tmp_path: Path) -> None:
     whole = _checkpoint(tmp_path, 8)
     changed = _checkpoint(tmp_path, 9)
     (changed / "inner/weights").write_bytes(b"0123456789")
     cut = _checkpoint(tmp_path, 10)
     (cut / "inner/weights").write_bytes(b"")
-    unsealed = _checkpoint(tmp_path, 100)
+    unsealed = _checkpoint(tmp_path, 11)
     (unsealed / checkpoints.COMPLETE).unlink()
-    assert checkpoints.newest(tmp_path) == (8, whole)
+    _checkpoint(tmp_path, 21)
+    assert checkpoints.newest(tmp_path, 20) == (8, whole)
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["checkpoint-8"]
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:
-    assert checkpoints.newest(tmp_path) is None
+    assert checkpoints.newest(tmp_path, 9) is None
 
 
 def test_the_last_two_are_kept_by_number(tmp_path: Path) -> None:

@@ -41,7 +41,10 @@ def _trained(model: torch.nn.Module) -> set[str]:
         ({"llm": LORA}, {"llm lora"}),
         ({"vision": LORA}, {"vision lora"}),
         ({"llm": LORA, "projector": FULL}, {"llm lora", "projector"}),
-        ({"llm": LORA, "projector": LORA, "vision": FULL}, {"llm lora", "projector lora", "vision"}),
+        (
+            {"llm": LORA, "projector": LORA, "vision": FULL},
+            {"llm lora", "projector lora", "vision"},
+        ),
     ],
 )
 def test_exactly_the_named_modules_are_trained(folder: Path, tune: dict, expected: set) -> None:
@@ -65,7 +68,11 @@ def test_adapted_layers_are_all_linear_ones_of_the_module_and_no_embedding(folde
 
 def test_targets_pick_layers_by_the_end_of_their_names(folder: Path) -> None:
     model, _ = _tuned(folder, llm={**LORA, "targets": ["q_proj", "self_attn.v_proj"]})
-    names = {name.split(".lora_A.")[0].split(".")[-1] for name, _ in model.named_parameters() if ".lora_A." in name}
+    names = {
+        name.split(".lora_A.")[0].split(".")[-1]
+        for name, _ in model.named_parameters()
+        if ".lora_A." in name
+    }
     assert names == {"q_proj", "v_proj"}
 
 

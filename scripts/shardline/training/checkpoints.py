@@ -50,21 +50,22 @@ def sealed(folder: Path) -> dict[str, Any] | None:
     return complete
 
 
-def newest(work: Path) -> tuple[int, Path] | None:
-    """Step and folder of the newest whole checkpoint; those that are not whole are removed."""
+def newest(work: Path, most: int) -> tuple[int, Path] | None:
+    """Step and folder of the newest whole checkpoint of at most ``most`` steps.
+
+    Those that are not whole, or later, are removed.
+    """
     for step, folder in sorted(_folders(work), reverse=True):
-        if sealed(folder):
+        if step <= most and sealed(folder):
             return step, folder
-        shutil.rmtree(folder)
+        _remove(folder)
     return None
 
 
 def prune(work: Path, keep: int = 2) -> None:
     """Remove all but the newest ``keep`` checkpoints."""
     for _, folder in sorted(_folders(work), reverse=True)[keep:]:
-        # Without its seal first: a kill in the middle must not leave what looks whole.
-        (folder / COMPLETE).unlink(missing_ok=True)
-        shutil.rmtree(folder)
+        _remove(folder)
 
 
 def step_of(folder: Path) -> int:
@@ -78,6 +79,12 @@ def _folders(work: Path) -> list[tuple[int, Path]]:
         if _NAME.fullmatch(folder.name) and folder.is_dir():
             found.append((step_of(folder), folder))
     return found
+
+
+def _remove(folder: Path) -> None:
+    # The seal first: a kill in the middle must not leave what looks whole.
+    (folder / COMPLETE).unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
 def _sync(file: Path) -> None:

@@ -11,13 +11,22 @@ ECHO = 2.0  # seconds: a signal to a whole process group also comes passed on by
 
 
 class StopRequest:
-    """Notes the first request; one that comes later again acts as it would have without us."""
+    """Notes the first request; one that comes later again acts as it would have without us.
+
+    A context, whose end puts the former handlers back; to be made in the main thread.
+    """
 
     def __init__(self) -> None:
-        """Install the handlers; to be called in the main thread."""
+        """Install the handlers."""
         self.name = ""
         self._since = 0.0
         self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+
+    def __enter__(self) -> StopRequest:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.restore()
 
     def __call__(self) -> str:
         """The name of the signal that was received, or an empty text."""

@@ -50,21 +50,13 @@ class Stage:
     threads: int
 
 
-def train(stage: Stage) -> None:
+def train(stage: Stage, stop: StopRequest) -> None:
     """Train or go on training, and leave ``final/`` and ``final.json`` in the work folder.
 
     Raises:
         Interrupted: asked to stop; a checkpoint of the last finished step is there.
         GateError: packing parity, freeze audit, or a loss that is not finite.
     """
-    stop = StopRequest()
-    try:
-        _train(stage, stop)
-    finally:
-        stop.restore()
-
-
-def _train(stage: Stage, stop: StopRequest) -> None:
     options = stage.options
     rank, ranks = own_rank()
     say = _say if rank == 0 else _keep_quiet
@@ -147,7 +139,9 @@ def _go(
     say: Callable[[str], None],
 ) -> int:
     """Train from the newest checkpoint or from the start; the steps that are done then."""
-    found = [checkpoints.newest(stage.work) if rank == 0 else None]
+    # DeepSpeed loads a checkpoint only to train on: its last one, of no use then, is done again.
+    most = summary["steps"] - (1 if stage.hardware.deepspeed else 0)
+    found = [checkpoints.newest(stage.work, most) if rank == 0 else None]
     if trainer.args.world_size > 1:
         torch.distributed.broadcast_object_list(found)
     step, folder = found[0] or (0, None)
@@ -157,7 +151,9 @@ def _go(
         write_json(stage.work / "run.json", _record(stage, summary))
         trainer.journal = Journal(stage.work, step)
     try:
-        if not trainer.stop_anywhere():
+        if step == summary["steps"]:
+            trainer.restore(folder)
+        elif not trainer.stop_anywhere():
             trainer.train(resume_from_checkpoint=str(folder) if folder else None)
             step = trainer.state.global_step
     finally:

@@ -167,13 +167,25 @@ class PlanTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
     ) -> None:
-        tensors = load_file(Path(resume_from_checkpoint) / TRAINED)
+        self.restore(Path(resume_from_checkpoint))
+
+    def restore(self, checkpoint: Path) -> None:
+        """Put what was trained back into the model.
+
+        Raises:
+            GateError: the checkpoint is of other parameters than those trained now.
+        """
+        tensors = load_file(checkpoint / TRAINED)
+        trained = {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
+        }
+        if tensors.keys() != trained.keys():
+            raise GateError(f"{checkpoint}: its parameters are not those that are trained now")
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                if parameter.requires_grad:
-                    parameter.copy_(tensors.pop(name))
-        if tensors:
-            raise GateError(f"{resume_from_checkpoint}: has {sorted(tensors)[:3]}, not trained now")
+            for name, parameter in trained.items():
+                parameter.copy_(tensors[name])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Journal the step that has just ended."""
