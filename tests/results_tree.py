@@ -139,7 +139,6 @@ class ResultsTree:
                 "kind": "dataset",
                 "source": "generate:screens",
                 "revision": None,
-                "licence": "apache-2.0",
                 "files": self.screens + 1,
                 "bytes": 4321 * self.screens,
                 "sha256": sha256_bytes(name.encode()),
@@ -158,7 +157,7 @@ class ResultsTree:
         shard = {"name": "shard-00000-png.tar", "bytes": 40960, "sha256": "", "samples": 1}
         filters = [
             {"name": "dedup", "options": {"distance": 4}, "rejected": 1},
-            {"name": "overlap", "options": {"distance": 6, "limit": 0}, "rejected": 0},
+            {"name": "overlap", "options": {"max_distance": 4, "limit": 0}, "rejected": 0},
         ]
         self.json(
             f"{folder}/manifest.json",
@@ -173,9 +172,11 @@ class ResultsTree:
                 "versions": {"pillow": "13.0.0", "numpy": "2.4.0"},
             },
         )
+        figures = {"benchmark_images": self.screens, "training_images": self.screens - 1}
+        figures["matching_images"] = 0
         self.json(
             f"{folder}/report.json",
-            {"filters": [entry | {"figures": {"nearest distance": 11}} for entry in filters]},
+            {"filters": [entry | {"figures": figures} for entry in filters]},
         )
         kept = {"in": self.screens - 1, "kept": self.screens - 1, "rejected": 0}
         self.json(
@@ -201,7 +202,6 @@ class ResultsTree:
                 "kind": "model",
                 "source": "init:config/models/tiny.json",
                 "revision": None,
-                "licence": "apache-2.0",
                 "files": 7,
                 "bytes": 1_234_567,
                 "sha256": sha256_bytes(BASE.encode()),

@@ -71,7 +71,11 @@ def packed_attention(
         )
     if attention_mask is not None or len(query) != 1:
         raise ValueError("packed attention takes one row and no attention mask")
-    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    tensors = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+    if query.is_cuda and torch.is_autocast_enabled("cuda"):
+        # Rotary embeddings leave queries and keys in fp32; the kernel is no autocast operation.
+        tensors = [tensor.to(torch.get_autocast_dtype("cuda")) for tensor in tensors]
+    query, key, value = tensors
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
         output = _varlen(query, key, value, bounds, longest, scaling, causal)
     else:

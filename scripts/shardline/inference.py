@@ -72,28 +72,38 @@ def benchmark_items(
 
     Args:
         limit: answer this many, chosen by the hash of their names; None: all.
-        shuffle_images: seed of a permutation that gives every sample another sample's image, the
-            control that shows what is answered without looking; None: its own.
+        shuffle_images: seed of a permutation of the images, after which every question comes with
+            another one: the control that shows what is answered without looking. None: its own.
 
     Raises:
-        ConfigError: images cannot be shuffled in a benchmark of one sample.
+        ConfigError: images cannot be shuffled where there is only one.
     """
-    pictured = dict(samples)
-    if shuffle_images is not None:
-        if len(samples) < 2:
-            raise ConfigError("--shuffle-images: the benchmark has one sample, so no other image")
-        names = sorted(samples)
-        random.Random(shuffle_images).shuffle(names)
-        pictured = {
-            name: samples[other] for name, other in zip(names, names[1:] + names[:1], strict=True)
-        }
+    others = {} if shuffle_images is None else _shuffled(samples, shuffle_images)
     chosen = [
-        Item(name, sample, index, pictured[sample.id]) for name, sample, index in items(samples)
+        Item(name, sample, index, others.get(sample.id, sample))
+        for name, sample, index in items(samples)
     ]
     if limit is not None and limit < len(chosen):
         kept = set(sorted((sha256_bytes(item.name.encode()), item.name) for item in chosen)[:limit])
         chosen = [item for item in chosen if (sha256_bytes(item.name.encode()), item.name) in kept]
     return chosen
+
+
+def _shuffled(samples: Mapping[str, Sample], seed: int) -> dict[str, Sample]:
+    """For each sample one with another image; samples of one image get the same one."""
+    shown: dict[str, Sample] = {}
+    for sample in samples.values():
+        shown.setdefault(_picture_of(sample), sample)
+    if len(shown) < 2:
+        raise ConfigError("--shuffle-images: the benchmark has one image, so no other one")
+    order = sorted(shown)
+    random.Random(seed).shuffle(order)
+    follower = dict(zip(order, order[1:] + order[:1], strict=True))
+    return {name: shown[follower[_picture_of(sample)]] for name, sample in samples.items()}
+
+
+def _picture_of(sample: Sample) -> str:
+    return " ".join(medium.sha256 for medium in sample.media)
 
 
 class Prompter:

@@ -59,7 +59,7 @@ def test_every_segment_is_attended_alone_in_values_and_gradients(
 
 def test_few_calls_for_many_lengths() -> None:
     lengths = [90 + number for number in range(20)]
-    bounds = tuple([0, *itertools.accumulate(lengths)])
+    bounds = (0, *itertools.accumulate(lengths))
     layout = attention._layout(bounds, True, torch.device("cpu"))
     assert len(layout.batches) == 1
     assert sum(rows * width for rows, width in layout.batches) <= sum(lengths) / attention.FILL

@@ -41,6 +41,7 @@ def test_ticks_of_common_ranges() -> None:
     assert ticks(0, 975) == [0, 200, 400, 600, 800]
     assert ticks(0, 0.004) == [0, 0.001, 0.002, 0.003, 0.004]
     assert ticks(3, 3) == [3]
+    assert ticks(1, 3, least=1) == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

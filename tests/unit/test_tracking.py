@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 import deliver_runs
 from results_tree import ResultsTree, journal_rows
 from shardline.errors import UserError
-from shardline.files import canonical_json, write_json
+from shardline.files import canonical_json
 from shardline.tracking.follow import follow, process_start
 from shardline.tracking.interface import open_command, port_is_free
 from shardline.tracking.observed import Journal, Training, trainings, watched_files
@@ -242,15 +241,3 @@ def test_open_command_names_an_occupied_port(tmp_path: Path, closed_port: int) -
 def test_flatten() -> None:
     nested = {"a": {"b": 1, "c": {"d": None}}, "e": [1, {"f": 2}], "g": {}}
     assert flatten(nested) == {"a.b": 1, "a.c.d": None, "e": [1, {"f": 2}], "g": {}}
-
-
-def test_damaged_run_description_is_said_and_does_not_stop_anything(
-    tree: ResultsTree, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.rmtree(tree.results / "checkpoints")
-    write_json(tree.results / "checkpoints/demo/sft/work/cccc/run.json", {})
-    (tree.results / "checkpoints/demo/sft/work/cccc/metrics.jsonl").write_text("{]\n")
-    deliver_runs.main(
-        [f"--results={tree.results}", f"--uri=sqlite:///{tree.results / 'mlflow.db'}"]
-    )
-    assert "metrics.jsonl: not valid JSON" in capsys.readouterr().out

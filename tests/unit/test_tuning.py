@@ -83,7 +83,7 @@ def test_the_output_head_is_no_target(folder: Path, target: str) -> None:
 
 
 def test_a_target_of_another_module_is_refused(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="'qkv' is no linear layer of llm; .*q_proj"):
+    with pytest.raises(ConfigError, match=r"'qkv' is no linear layer of llm; .*q_proj"):
         _tuned(folder, llm={**LORA, "targets": ["qkv"]})
 
 

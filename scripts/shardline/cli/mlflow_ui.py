@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
         UserError: the port is taken, there is no store yet, or the store is a server of its own.
     """
     from shardline.cli.project import load_config
-    from shardline.tracking.interface import HOST, open_command
+    from shardline.tracking.interface import HOST, open_command, open_environment
     from shardline.tracking.place import tracking_uri
 
     port = arguments.port
@@ -32,4 +32,4 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--port {port}: a port is a number from 1 to 65535")
     command = open_command(tracking_uri(load_config(arguments.configfile).mlflow.uri), port)
     print(f"MLflow is starting: http://{HOST}:{port}  (Ctrl-C ends it)", flush=True)
-    os.execv(command[0], command)
+    os.execve(command[0], command, os.environ | open_environment())

@@ -27,11 +27,15 @@ class Series:
     look: str = "line"
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round values (1, 2 or 5 times a power of ten apart) within ``low`` and ``high``."""
+def ticks(low: float, high: float, least: float = 0.0) -> list[float]:
+    """Some round values (1, 2 or 5 times a power of ten apart) within ``low`` and ``high``.
+
+    Args:
+        least: the smallest distance between them; 1 for whole numbers.
+    """
     if not high > low:
         return [low]
-    rough = (high - low) / count
+    rough = max((high - low) / 5, least)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
@@ -74,7 +78,7 @@ def moving_mean(values: Sequence[float], window: int) -> list[float]:
 
 
 def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> Markup:
-    """Lines over a shared x axis; y starts at 0 where that costs little room.
+    """Lines over an x axis of whole numbers; y starts at 0 where that costs little room.
 
     Values that are no finite numbers are left out. No value at all makes an empty text.
     """
@@ -104,7 +108,7 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> Markup:
             _line("grid", LEFT, y, WIDTH - RIGHT, y),
             _text("tick", LEFT - 8, y + 4, number(value), "end"),
         ]
-    for value in ticks(x_low, x_high):
+    for value in ticks(x_low, x_high, least=1):
         parts.append(_text("tick", LEFT + (value - x_low) * across, base + 18, number(value)))
     parts += [
         _line("axis", LEFT, base, WIDTH - RIGHT, base),

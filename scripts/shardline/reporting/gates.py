@@ -45,27 +45,18 @@ def _overlap(name: str, variant: str, options: Json, artefacts: Artefacts) -> Js
     place = f"filter/{name}"
     report = artefacts.json(f"filtered/{name}/{variant}/report.json") or {}
     entry = next((item for item in report.get("filters", []) if item["name"] == "overlap"), None)
-    against = ", ".join(options["benchmarks"]) or "no benchmark"
+    against = " or ".join(options["benchmarks"]) or "no benchmark"
     if entry is None:
         return _gate("overlap", place, None, f"not run: no overlap filter against {against}")
-    figures = dict(entry.get("figures") or {})
-    passed = bool(figures.pop("passed", entry.get("passed", True)))
-    rejected = entry.get("rejected", 0)
-    detail = f"{rejected:,} training samples too close to an image of {against}"
-    facts = _facts({**(entry.get("options") or {}), **figures})
-    return _gate("overlap", place, passed, f"{detail}; {facts}" if facts else detail)
-
-
-def _facts(figures: Json) -> str:
-    return ", ".join(
-        f"{key.replace('_', ' ')} {_number(value)}"
-        for key, value in sorted(figures.items())
-        if isinstance(value, str | int | float | bool)
+    figures, limits = entry["figures"], entry["options"]
+    detail = (
+        f"{figures['matching_images']:,} of {figures['training_images']:,} training images match "
+        f"one of the {figures['benchmark_images']:,} images of {against} "
+        f"(at most {limits['max_distance']} of 64 hash bits differ), limit {limits['limit']:,}; "
+        f"{entry['rejected']:,} samples rejected"
     )
-
-
-def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    passed = figures["matching_images"] <= limits["limit"]
+    return _gate("overlap", place, passed, detail)
 
 
 def _preflight(stage: str, entry: Json | None) -> Json:
@@ -113,7 +104,7 @@ def _merge(stage: str, kind: str | None, parity: Json | None) -> Json:
         changed, still = parity["changed_tensors"], parity.get("unchanged_tensors", 0)
         detail.append(f"{_size(changed)} tensors changed, {_size(still)} unchanged")
     if kind == "full":
-        detail.append("a full model: copied, nothing to merge")
+        detail.append("all weights were trained: nothing to merge")
     return _gate("merge parity", place, bool(parity["passed"]), "; ".join(detail))
 
 

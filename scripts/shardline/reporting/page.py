@@ -118,7 +118,7 @@ def headlines(summary: Json) -> list[Json]:
         shown = [gain["from"], gain["to"]] if gain else list(models)[-1:]
         figures = [
             {
-                "name": f"{model}{' (untrained)' if model == 'base' else ''}",
+                "name": f"{model}{' (before training)' if model == 'base' else ''}",
                 "value": per_cent(models[model]["accuracy"]),
                 "note": f"{per_cent(models[model]['low'])} to {per_cent(models[model]['high'])}",
             }

@@ -76,13 +76,19 @@ def _hits(artefacts: Artefacts, name: str) -> dict[str, bool]:
 
 
 def locks(options: Json, artefacts: Artefacts) -> list[Json]:
-    """What every dataset and the base model were locked to."""
-    names = list(dict.fromkeys(dataset["name"] for dataset in options["datasets"]))
-    fields = ("name", "kind", "source", "revision", "licence", "files", "bytes", "sha256")
+    """What every dataset and the base model were locked to, with the licences that are stated."""
+    licences = {dataset["name"]: dataset["licence"] for dataset in options["datasets"]}
+    names = list(licences)
+    licences[options["base"]] = options.get("base_licence") or "unknown"
+    fields = ("name", "kind", "source", "revision", "files", "bytes", "sha256")
     found = [
         artefacts.json(f"raw/{name}.lock.json") for name in [*names, f"models/{options['base']}"]
     ]
-    return [{key: lock.get(key) for key in fields} for lock in found if lock is not None]
+    return [
+        {key: lock.get(key) for key in fields} | {"licence": licences.get(lock["name"], "unknown")}
+        for lock in found
+        if lock is not None
+    ]
 
 
 def versions(options: Json, artefacts: Artefacts) -> Json:

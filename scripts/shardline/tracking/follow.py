@@ -45,8 +45,10 @@ class Courier:
             return True
         if self.delivery is None and not pending(*self.place):
             return True
-        trouble = unreachable(self.place[1]) or self._deliver()
+        away = unreachable(self.place[1])
+        trouble = away or self._deliver()
         if trouble:
+            trouble = away or unreachable(self.place[1]) or trouble
             self.delivery = None
             if not self.trouble:
                 self.say(f"mlflow: delivery pending: {trouble}; it is tried again later")

@@ -28,6 +28,11 @@ def next_free_port(start: int, host: str = HOST) -> int | None:
     return next((port for port in range(start, 65536) if port_is_free(port, host)), None)
 
 
+def open_environment() -> dict[str, str]:
+    """What to add to the environment of `open_command`: no telemetry, no ten job workers."""
+    return {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
 def open_command(uri: str, port: int = DEFAULT_PORT) -> list[str]:
     """The command that serves the pages of a local store at ``http://127.0.0.1:<port>``.
 

@@ -33,6 +33,7 @@ def connect(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     from mlflow import MlflowClient
 
@@ -66,7 +67,8 @@ class Store:
         found = self.client.get_experiment_by_name(experiment)
         if found is None:
             location = None if self.server else artifacts.absolute().as_uri()
-            number = self.client.create_experiment(experiment, artifact_location=location)
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            number = self.client.create_experiment(experiment, location, tags=kind)
             found = self.client.get_experiment(number)
         elif found.lifecycle_stage != "active":
             raise NotDelivered(

@@ -74,30 +74,31 @@ def run_ranks(program: Sequence[str], ranks: int, threads: int, lease: int) -> N
                 process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
-    if TEMPORARY_FAILURE in codes and set(codes) <= {0, TEMPORARY_FAILURE}:
-        raise Interrupted("the ranks saved their state; run again to continue")
-    if any(codes):
+    if first is not None:
         raise UserError(
             f"rank {first} of {ranks} failed first (exit status {codes[first]}); see above"
         )
+    if any(codes):
+        raise Interrupted("the ranks saved their state; run again to continue")
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[list[int], int]:
-    """All exit statuses, and which rank was the first to fail (0: none)."""
-    first, deadline = 0, math.inf
-    while any(process.poll() is None for process in processes):
+def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[list[int], int | None]:
+    """All exit statuses, and which rank was the first to fail."""
+    first, deadline = None, math.inf
+    running = True
+    while running:
+        codes = [process.poll() for process in processes]
+        running = None in codes
         failed = [
-            rank
-            for rank, process in enumerate(processes)
-            if process.returncode not in (None, 0, TEMPORARY_FAILURE)
+            rank for rank, code in enumerate(codes) if code not in (None, 0, TEMPORARY_FAILURE)
         ]
-        if failed and deadline == math.inf:
+        if failed and first is None:
             first, deadline = failed[0], time.monotonic() + GRACE
         if time.monotonic() > deadline:
             for process in processes:
                 process.kill()
-        time.sleep(0.1)
-    return [process.returncode for process in processes], first
+        time.sleep(0.1 if running else 0)
+    return codes, first
 
 
 def _free_port() -> int:

@@ -236,7 +236,7 @@ class PlanTrainer(Trainer):
 
     def whole_state(self) -> dict[str, torch.Tensor]:
         """The model's state dict, gathered where ranks hold parts of it (all must call this)."""
-        if self.is_deepspeed_enabled:
+        if any(hasattr(parameter, "ds_id") for parameter in self.model.parameters()):
             return self.accelerator.get_state_dict(self.model_wrapped)
         return self.model.state_dict()
 

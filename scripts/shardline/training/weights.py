@@ -51,7 +51,9 @@ def save_weights(
 
 
 def _cast(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The state in ``dtype``; tensors that share memory (tied weights) still do."""
+    cast: dict[tuple[int, torch.Size], torch.Tensor] = {}
     return {
-        name: value.to(dtype).contiguous() if value.is_floating_point() else value
+        name: cast.setdefault((value.data_ptr(), value.shape), value.to(dtype).contiguous())
         for name, value in state.items()
     }
