@@ -3,7 +3,7 @@
 Called by the rule merge_model, once a stage that exports `merged`, is evaluated or is built on:
 
     python scripts/merge_model.py \\
-        --options '{"family": "qwen2_vl"}' \\
+        --options '{"family": "qwen2_vl", "min_visual_tokens": 4, "max_visual_tokens": 64}' \\
         --result results/checkpoints/demo/adapt/result.json \\
         --model results/models/demo/sft/merged \\
         --model-manifest results/models/demo/sft/merged.json \\
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.model_manifest,
         arguments.folder,
         arguments.manifest,
+        tuple(options[key] for key in ("min_visual_tokens", "max_visual_tokens")),
     )
 
 

@@ -1,7 +1,8 @@
 """Content digests of the code that a program runs: its first-party import closure.
 
 A program's closure starts from its file and from the registry modules that its config names, and
-follows every ``import`` of this project, inside functions too. A module's digest ignores comments,
+follows every ``import`` of this project, inside functions too, and the templates that a module
+names. A module's digest ignores comments,
 docstrings and formatting, and is the same on Python 3.11, 3.12 and 3.13: it walks the syntax tree
 itself, because the text of ``ast.dump`` differs between them. `accept` may declare that a module's
 new digest equals an old one; Snakemake then sees the old one.
@@ -15,12 +16,13 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from shardline.files import read_json
+from shardline.files import read_json, sha256_file
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 ROOT = SCRIPTS.parent
 ACCEPTED = "config/accepted.json"
 DIGITS = 8
+TEMPLATES = (".html", ".md")
 
 
 def closure(*roots: Path | str) -> list[str]:
@@ -54,6 +56,8 @@ def module_digest(file: Path) -> str:
 
 @cache
 def _digest(file: Path, _mtime: int) -> str:
+    if file.suffix != ".py":
+        return sha256_file(file)[:DIGITS]
     return source_digest(file.read_text(encoding="utf-8"), str(file))
 
 
@@ -103,7 +107,9 @@ def _has_docstring(node: ast.AST) -> bool:
 
 @cache
 def _imports(file: Path, _mtime: int) -> tuple[Path, ...]:
-    """The project's files that a file imports, with the ``__init__`` files on their way."""
+    """The project's files that a file imports, and the templates beside it that it names."""
+    if file.suffix != ".py":
+        return ()
     found: list[Path] = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file))):
         if isinstance(node, ast.Import):
@@ -112,6 +118,8 @@ def _imports(file: Path, _mtime: int) -> tuple[Path, ...]:
             module = _absolute_module(node, file)
             found += _resolve(module)
             found += [part for alias in node.names for part in _resolve(f"{module}.{alias.name}")]
+        elif isinstance(node, ast.Constant) and str(node.value).endswith(TEMPLATES):
+            found += [path for path in [file.parent / str(node.value)] if path.is_file()]
     return tuple(dict.fromkeys(found))
 
 

@@ -163,6 +163,16 @@ def test_accepted_change_keeps_the_old_digest(project):
     assert fingerprint.closure("scripts/make_tea.py") != before
 
 
+def test_a_template_counts_for_the_module_that_names_it(project):
+    (project / "scripts/lib/cups.py").write_text("mug = 'label.html'\n")
+    (project / "scripts/lib/label.html").write_text("<p>")
+    before = fingerprint.closure("scripts/make_tea.py")
+    assert any(entry.startswith("scripts/lib/label.html@") for entry in before)
+    (project / "scripts/lib/label.html").write_text("<p>hot")
+    assert fingerprint.closure("scripts/make_tea.py") != before
+    assert "lib/label.html" not in names("scripts/make_toast.py")
+
+
 def test_plugin_outside_the_project_is_part_of_the_closure(project, tmp_path_factory):
     plugin = tmp_path_factory.mktemp("plugin") / "my_format.py"
     plugin.write_text("from lib.jam import sugar\n")

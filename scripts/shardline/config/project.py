@@ -136,6 +136,8 @@ class Project:
         }
         self.merge[key] = {
             "family": recipe.family,
+            "min_visual_tokens": tokens.min_visual_tokens,
+            "max_visual_tokens": tokens.max_visual_tokens,
             "plugins": self._plugins_of(families=[recipe.family]),
         }
         if stage.is_lora:

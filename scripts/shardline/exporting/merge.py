@@ -46,11 +46,14 @@ def merge_model(
     model_manifest: Path,
     folder: Path,
     manifest: Path,
+    limits: tuple[int, int] | None = None,
 ) -> None:
     """Write the model of a finished stage, with its processor and the template it was trained on.
 
     Args:
         model: folder that the stage was initialised from; ``model_manifest`` is its manifest.
+        limits: least and most visual tokens an image, as in training; they go into the saved
+            processor, so that stock transformers resizes as training did.
 
     Raises:
         DataError: that is not the model that the stage was trained from.
@@ -78,6 +81,8 @@ def merge_model(
         config.use_cache = True
     merged.save_pretrained(growing)
     _add_processor(family, model, growing)
+    if limits:
+        family.set_image_limits(growing, *limits)
     reloaded = family.load_model(growing, dtype, "cpu")
     if not torch.equal(probe_logits(family, model, reloaded), logits):
         raise GateError(f"merge parity: {growing} gives other logits than the model saved to it")

@@ -18,7 +18,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from shardline.errors import ConfigError, DataError, SampleError
-from shardline.files import sha256_bytes
+from shardline.files import read_json, sha256_bytes, write_json
 from shardline.qwen_chat import (
     END_OF_TEXT,
     END_OF_TURN,
@@ -304,6 +304,24 @@ def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, folder: Path, s
     model.generation_config.update(**ends, bos_token_id=ids[END_OF_TEXT], do_sample=False)
     model.save_pretrained(folder)
     _processor(tokenizer, config["image_processor"]).save_pretrained(folder)
+
+
+def set_image_limits(folder: Path, min_visual_tokens: int, max_visual_tokens: int) -> None:
+    """Make a model folder's saved processor resize images within these numbers of visual tokens."""
+    side = PATCH * MERGE
+    limits = {
+        "shortest_edge": min_visual_tokens * side**2,
+        "longest_edge": max_visual_tokens * side**2,
+    }
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        if (folder / name).is_file():
+            config = read_json(folder / name)
+            image = config.get("image_processor", config)
+            image["size"] = limits
+            for old, new in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
+                if old in image:
+                    image[old] = limits[new]
+            write_json(folder / name, config)
 
 
 def _initialise(model: torch.nn.Module, seed: int) -> None:

@@ -17,7 +17,7 @@ from shardline.errors import GateError
 from shardline.perceptual import distance, near_pairs
 from shardline.samples import Medium, Sample
 
-DEFAULTS = {"max_distance": 4, "limit": 0}
+DEFAULTS = {"max_distance": 2, "limit": 0}
 CONTEXT = ("benchmarks",)
 EXAMPLES = 5  # pairs that the gate names
 

@@ -1,0 +1,407 @@
+"""Draw small, seeded UI screens with their grounding annotation, in the layout of a raw dataset.
+
+The demo needs screens that anyone may redistribute and that a tiny model learns to read in
+minutes. A screen is a wallpaper, a dock and a translucent window (family "desktop") or a browser
+page (family "web"), in one theme; one to five elements of different kinds lie on a grid of cells.
+
+Wallpapers shade red from left to right and green from top to bottom, and windows are translucent,
+so colour tells the position everywhere: a vision tower trained from scratch needs such a cue, for
+Qwen2-VL has no absolute position.
+
+A screen depends only on the seed, its index and the options; one version of Pillow draws the same
+bytes on every machine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from shardline.errors import ConfigError
+
+Colour = tuple[int, ...]
+Box = tuple[int, int, int, int]
+
+SCALE = 3  # everything is drawn this many times larger and averaged, which smooths text and curves
+CELL = 28  # pixels; elements lie in the middle of cells, one visual token of Qwen2-VL each
+SIZE = 5 * CELL
+DOCK = CELL
+TITLE_BAR = 10
+COUNTS = (1, 1, 2, 2, 2, 3, 3, 4, 5)  # elements a screen; screens with one teach what a point is
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a theme: of the wallpaper's dark and light end, and of what lies on it."""
+
+    dark: Colour
+    light: Colour
+    ink: Colour
+    radius: int
+
+
+THEMES = {
+    "aurora": Theme((20, 20, 90), (235, 235, 200), (255, 255, 255), 3),
+    "lagoon": Theme((20, 20, 160), (235, 235, 255), (245, 245, 255), 5),
+    "ember": Theme((20, 20, 10), (235, 235, 90), (255, 240, 225), 0),
+    "night": Theme((10, 10, 40), (190, 190, 120), (215, 225, 255), 2),
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of element; `size` is its width and height in pixels."""
+
+    name: str
+    role: str
+    colour: Colour
+    size: tuple[int, int]
+
+
+KINDS = (
+    Kind("Save", "button", (30, 160, 60), (26, 12)),
+    Kind("Cancel", "button", (215, 30, 40), (26, 12)),
+    Kind("Send", "button", (30, 90, 240), (26, 12)),
+    Kind("Buy", "button", (255, 130, 0), (26, 12)),
+    Kind("Search", "field", (255, 255, 255), (26, 12)),
+    Kind("Wifi", "switch", (120, 235, 90), (26, 12)),
+    Kind("Trash", "icon", (95, 55, 25), (18, 18)),
+    Kind("Mail", "icon", (60, 205, 250), (18, 18)),
+    Kind("Folder", "icon", (255, 215, 30), (18, 18)),
+    Kind("Music", "icon", (250, 60, 200), (18, 18)),
+    Kind("Home", "icon", (110, 40, 190), (18, 18)),
+    Kind("Terminal", "icon", (15, 15, 15), (18, 18)),
+)
+
+
+@dataclass(frozen=True)
+class Element:
+    """An element placed on a screen; `box` is left, top, right, bottom in pixels."""
+
+    kind: Kind
+    instruction: str
+    box: Box
+
+    @property
+    def data_type(self) -> str:
+        """Whether the element shows its name ("text") or only a picture ("icon")."""
+        return "text" if self.kind.role in ("button", "field") else "icon"
+
+
+@dataclass(frozen=True)
+class Screen:
+    """A drawn screen, its theme's name and its family ("desktop" or "web")."""
+
+    image: Image.Image
+    theme: str
+    family: str
+    elements: list[Element]
+
+
+@cache
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """Return Pillow's built-in font for `size` screen pixels."""
+    return ImageFont.load_default(size=SCALE * size)
+
+
+class Pen:
+    """Draws on a canvas SCALE times larger than the screen; coordinates are screen pixels."""
+
+    def __init__(self, image: Image.Image) -> None:
+        """Draw on `image`, blending colours that have an alpha value."""
+        self.image = image
+        self.draw = ImageDraw.Draw(image, "RGBA")
+
+    def box(self, box: Box, fill: Colour, radius: int = 0, outline: Colour | None = None) -> None:
+        """Fill the rectangle left, top, right, bottom."""
+        left, top, right, bottom = (SCALE * value for value in box)
+        corners = (left, top, right - 1, bottom - 1)
+        self.draw.rounded_rectangle(corners, SCALE * radius, fill=fill, outline=outline, width=2)
+
+    def glass(self, box: Box, rng: np.random.Generator) -> None:
+        """Lay a coloured glass over a rectangle: it changes blue and lets red and green through."""
+        left, top, right, bottom = (SCALE * value for value in box)
+        red, green, blue = self.image.crop((left, top, right, bottom)).split()
+        tint = Image.new("L", blue.size, int(rng.integers(0, 256)))
+        self.image.paste(Image.merge("RGB", (red, green, tint)), (left, top))
+
+    def shape(self, points: list[tuple[float, float]], fill: Colour) -> None:
+        """Fill a polygon."""
+        self.draw.polygon([(round(SCALE * x), round(SCALE * y)) for x, y in points], fill=fill)
+
+    def disc(self, x: float, y: float, radius: float, fill: Colour) -> None:
+        """Fill a circle."""
+        corners = (x - radius, y - radius, x + radius, y + radius)
+        self.draw.ellipse([round(SCALE * value) for value in corners], fill=fill)
+
+    def text(self, x: float, y: float, text: str, fill: Colour, size: int = 9) -> None:
+        """Write `text` with its middle at x, y."""
+        middle = (round(SCALE * x), round(SCALE * y))
+        self.draw.text(middle, text, fill=fill, font=font(size), anchor="mm")
+
+
+def draw_trash(pen: Pen, x: int, y: int) -> None:
+    """Draw a white bin centred on x, y."""
+    pen.box((x - 5, y - 5, x + 5, y - 3), (255, 255, 255))
+    pen.shape([(x - 4, y - 2), (x + 4, y - 2), (x + 3, y + 6), (x - 3, y + 6)], (255, 255, 255))
+
+
+def draw_mail(pen: Pen, x: int, y: int) -> None:
+    """Draw a white envelope centred on x, y."""
+    pen.box((x - 6, y - 4, x + 6, y + 5), (255, 255, 255))
+    pen.shape([(x - 6, y - 4), (x + 6, y - 4), (x, y + 2)], (20, 90, 160))
+
+
+def draw_folder(pen: Pen, x: int, y: int) -> None:
+    """Draw a brown folder centred on x, y."""
+    pen.box((x - 6, y - 5, x, y), (150, 90, 0))
+    pen.box((x - 6, y - 3, x + 6, y + 5), (150, 90, 0))
+
+
+def draw_music(pen: Pen, x: int, y: int) -> None:
+    """Draw a white note centred on x, y."""
+    pen.disc(x - 2, y + 4, 2.5, (255, 255, 255))
+    pen.shape(
+        [(x - 1, y - 6), (x + 4, y - 4), (x + 4, y - 1), (x, y - 3), (x, y + 4), (x - 1, y + 4)],
+        (255,) * 3,
+    )
+
+
+def draw_home(pen: Pen, x: int, y: int) -> None:
+    """Draw a white house centred on x, y."""
+    pen.shape([(x - 7, y), (x, y - 6), (x + 7, y)], (255, 255, 255))
+    pen.box((x - 4, y, x + 4, y + 6), (255, 255, 255))
+
+
+def draw_terminal(pen: Pen, x: int, y: int) -> None:
+    """Draw a green prompt centred on x, y."""
+    pen.shape([(x - 6, y - 5), (x - 1, y - 1), (x - 6, y + 3), (x - 4, y - 1)], (90, 255, 120))
+    pen.box((x, y + 3, x + 6, y + 5), (90, 255, 120))
+
+
+GLYPHS: dict[str, Callable[[Pen, int, int], None]] = {
+    "Trash": draw_trash,
+    "Mail": draw_mail,
+    "Folder": draw_folder,
+    "Music": draw_music,
+    "Home": draw_home,
+    "Terminal": draw_terminal,
+}
+
+
+def draw_element(pen: Pen, element: Element, theme: Theme) -> None:
+    """Draw one element inside its box."""
+    left, top, right, bottom = element.box
+    x, y = (left + right) // 2, (top + bottom) // 2
+    name, role, colour = element.kind.name, element.kind.role, element.kind.colour
+    if role == "switch":
+        pen.box(element.box, colour, radius=6)
+        pen.disc(right - 6, y, 5, (255, 255, 255))
+    elif role == "field":
+        pen.box(element.box, colour, theme.radius, outline=(90, 90, 100))
+        pen.text(x, y, name, (90, 90, 100), size=7)
+    elif role == "button":
+        pen.box(element.box, colour, theme.radius)
+        pen.text(x, y, name, (255, 255, 255), size=8 if len(name) < 6 else 7)
+    else:
+        pen.box(element.box, colour, theme.radius)
+        GLYPHS[name](pen, x, y)
+
+
+def wallpaper(theme: Theme, rng: np.random.Generator) -> Image.Image:
+    """Shade from left to right (red) and from top to bottom (green), with a random blue light."""
+    side = np.arange(SCALE * SIZE) / (SCALE * SIZE - 1)
+    x, y = np.meshgrid(side, side)
+    centre_x, centre_y = rng.random(2)
+    light = np.clip(1 - 2 * np.hypot(x - centre_x, y - centre_y), 0, 1)
+    shares = np.stack([x, y, light], axis=-1)
+    low, high = np.array(theme.dark), np.array(theme.light)
+    return Image.fromarray(np.rint(low + shares * (high - low)).astype(np.uint8))
+
+
+def place(
+    area: Box, kinds: list[Kind], taken: set, rng: np.random.Generator
+) -> list[tuple[Kind, Box]]:
+    """Place kinds at random free grid cells inside `area`; kinds that find no place are left out.
+
+    `taken` marks the grid cells (row, column) in use and is updated.
+    """
+    first_row, first_column = -(-area[1] // CELL), -(-area[0] // CELL)
+    free = [
+        (row, column)
+        for row in range(first_row, area[3] // CELL)
+        for column in range(first_column, area[2] // CELL)
+        if (row, column) not in taken
+    ]
+    placed = []
+    for kind, number in zip(kinds, rng.permutation(len(free)), strict=False):
+        row, column = free[number]
+        taken.add((row, column))
+        left = column * CELL + (CELL - kind.size[0]) // 2
+        top = row * CELL + (CELL - kind.size[1]) // 2
+        placed.append((kind, (left, top, left + kind.size[0], top + kind.size[1])))
+    return placed
+
+
+def draw_lines(pen: Pen, area: Box, theme: Theme, rng: np.random.Generator) -> None:
+    """Draw lines of writing down `area`, in paragraphs of random place and length."""
+    left, top, right, bottom = area
+    y = top + int(rng.integers(2, 12))
+    while y < bottom - 3:
+        start, end = sorted(rng.integers(left, right, 2))
+        pen.box((int(start), y, int(end) + 1, y + 2), (*theme.ink, 80))
+        y += int(rng.integers(5, 16))
+
+
+def desktop(
+    pen: Pen, kinds: list[Kind], theme: Theme, rng: np.random.Generator
+) -> list[tuple[Kind, Box]]:
+    """Draw two windows and a dock with icons; return the placed kinds."""
+    dock, free = (
+        ((0, SIZE - DOCK, SIZE, SIZE), (0, 0, SIZE, SIZE - DOCK)),
+        ((0, 0, DOCK, SIZE), (DOCK, 0, SIZE, SIZE)),
+        ((SIZE - DOCK, 0, SIZE, SIZE), (0, 0, SIZE - DOCK, SIZE)),
+    )[int(rng.integers(0, 3))]
+    pen.glass(dock, rng)
+    for _ in range(2):
+        left, right = sorted(rng.choice(np.arange(free[0], free[2]), 2, replace=False))
+        top, bottom = sorted(rng.choice(np.arange(free[1], free[3]), 2, replace=False))
+        window = (int(left), int(top), int(max(right, left + 40)), int(max(bottom, top + 40)))
+        pen.glass(window, rng)
+        pen.glass((*window[:3], window[1] + TITLE_BAR), rng)
+        pen.box(window, (*theme.ink, 0), outline=(*theme.ink, 150))
+        for index in range(3):
+            pen.disc(window[0] + 6 + 6 * index, window[1] + 5, 1.8, (*theme.ink, 200))
+        draw_lines(pen, (window[0] + 4, window[1] + TITLE_BAR, *window[2:]), theme, rng)
+    icons = [kind for kind in kinds if kind.role == "icon"][: int(rng.integers(1, 3))]
+    taken: set[tuple[int, int]] = set()
+    placed = place(dock, icons, taken, rng)
+    return placed + place(free, [kind for kind in kinds if kind not in icons], taken, rng)
+
+
+def web(
+    pen: Pen, kinds: list[Kind], theme: Theme, rng: np.random.Generator
+) -> list[tuple[Kind, Box]]:
+    """Draw a browser that fills the screen, with a side column; return the placed kinds."""
+    pen.glass((0, 0, SIZE, 14), rng)
+    for index in range(2):
+        pen.disc(6 + 7 * index, 7, 2, (*theme.ink, 200))
+    pen.box((20, 3, SIZE - 8, 11), (*theme.ink, 90), radius=4)
+    column = int(rng.integers(10, 60))
+    left, right = (column, SIZE) if rng.integers(2) else (0, SIZE - column)
+    pen.glass((0, 14, left, SIZE) if left else (right, 14, SIZE, SIZE), rng)
+    top, bottom = sorted(int(value) for value in rng.choice(np.arange(14, SIZE), 2, replace=False))
+    pen.glass((left, top, right, bottom), rng)
+    draw_lines(pen, (left + 4, 18, right - 4, SIZE - 2), theme, rng)
+    return place((0, 14, SIZE, SIZE), kinds, set(), rng)
+
+
+def draw_screen(seed: int, index: int, themes: list[str]) -> Screen:
+    """Draw screen number `index` of the layout seed `seed`, in one of `themes`."""
+    rng = np.random.default_rng([seed, index])
+    name = themes[int(rng.integers(len(themes)))]
+    theme = THEMES[name]
+    family = ("desktop", "web")[int(rng.integers(2))]
+    count = COUNTS[int(rng.integers(len(COUNTS)))]
+    kinds = [KINDS[number] for number in rng.permutation(len(KINDS))[:count]]
+    canvas = wallpaper(theme, rng)
+    pen = Pen(canvas)
+    elements = [
+        Element(kind, kind.name, box)
+        for kind, box in (desktop if family == "desktop" else web)(pen, kinds, theme, rng)
+    ]
+    for element in elements:
+        draw_element(pen, element, theme)
+    return Screen(canvas.reduce(SCALE), name, family, elements)
+
+
+def generate(folder: Path, options: dict[str, Any]) -> None:
+    """Write a raw dataset of drawn screens into `folder`.
+
+    Args:
+        folder: the dataset's empty folder.
+        options: `layout` ("showui": unit xyxy boxes, or "screenspot": pixel xywh boxes), `screens`
+            (how many), `seed` (of the layouts) and `themes`.
+
+    Raises:
+        ConfigError: an option is unknown, missing or not allowed.
+    """
+    layout, screens, seed, themes = checked(options)
+    drawn = [(f"screen_{seed}_{i:05d}.png", draw_screen(seed, i, themes)) for i in range(screens)]
+    (showui if layout == "showui" else screenspot)(folder, drawn)
+
+
+def checked(options: dict[str, Any]) -> tuple[str, int, int, list[str]]:
+    """The options in order; see `generate`."""
+    allowed = {"layout": ("showui", "screenspot"), "screens": int, "seed": int, "themes": list}
+    if options.keys() != allowed.keys():
+        wrong = ", ".join(sorted(options.keys() ^ allowed.keys()))
+        raise ConfigError(f"screens: unknown or missing option {wrong}; needs {', '.join(allowed)}")
+    if options["layout"] not in allowed["layout"]:
+        raise ConfigError(f"screens: layout = {options['layout']!r}; allowed: showui, screenspot")
+    for name, least in (("screens", 1), ("seed", 0)):
+        if not isinstance(options[name], int) or options[name] < least:
+            raise ConfigError(f"screens: {name} = {options[name]!r}: a number from {least} on")
+    if not options["themes"] or (unknown := set(options["themes"]) - set(THEMES)):
+        wrong = options["themes"] and sorted(unknown)
+        raise ConfigError(f"screens: themes = {wrong!r}; allowed: {', '.join(THEMES)}")
+    return options["layout"], options["screens"], options["seed"], list(options["themes"])
+
+
+def showui(folder: Path, screens: list[tuple[str, Screen]]) -> None:
+    """Write `images/` and `metadata/hf_train.json` as ShowUI-desktop has them."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "metadata").mkdir()
+    records = []
+    for name, screen in screens:
+        screen.image.save(folder / "images" / name)
+        elements = [
+            {
+                "instruction": element.instruction,
+                "bbox": [value / SIZE for value in element.box],
+                "data_type": element.data_type,
+                "point": [
+                    (element.box[axis] + element.box[axis + 2]) / 2 / SIZE for axis in (0, 1)
+                ],
+            }
+            for element in screen.elements
+        ]
+        records.append(
+            {
+                "img_url": name,
+                "img_size": [SIZE, SIZE],
+                "element": elements,
+                "element_size": len(elements),
+            }
+        )
+    (folder / "metadata" / "hf_train.json").write_text(json.dumps(records, indent=1))
+
+
+def screenspot(folder: Path, screens: list[tuple[str, Screen]]) -> None:
+    """Write images and a `screenspot_<family>_v2.json` a family as ScreenSpot v2 has them."""
+    images = folder / "screenspotv2_image"
+    images.mkdir(parents=True)
+    rows: dict[str, list[dict[str, Any]]] = {"desktop": [], "web": []}
+    for name, screen in screens:
+        screen.image.save(images / name)
+        for element in screen.elements:
+            left, top, right, bottom = element.box
+            rows[screen.family].append(
+                {
+                    "img_filename": name,
+                    "bbox": [left, top, right - left, bottom - top],
+                    "instruction": element.instruction,
+                    "data_type": element.data_type,
+                    "data_source": screen.theme,
+                }
+            )
+    for family, found in rows.items():
+        path = folder / f"screenspot_{family}_v2.json"
+        path.write_text(json.dumps(found, indent=1))
