@@ -67,7 +67,7 @@ def test_a_report_that_is_not_there_names_those_that_are(report):
 def started(monkeypatch) -> list[list[str]]:
     """The commands that would have replaced the process."""
     commands: list[list[str]] = []
-    monkeypatch.setattr(os, "execv", lambda program, words: commands.append(words))
+    monkeypatch.setattr(os, "execve", lambda program, words, _: commands.append(words))
     return commands
 
 

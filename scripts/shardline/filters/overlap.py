@@ -2,22 +2,29 @@
 
 A score on a screen the model was trained on means nothing. Up to ``limit`` training images may
 match; their samples are rejected. More stop the recipe: then the training data, not a few strays,
-overlaps. Two images match if their bytes are equal or their perceptual hashes differ in at most
-``max_distance`` bits.
+overlaps. Two images match if their bytes are equal, or if their perceptual hashes differ in at most
+``max_distance`` bits and no part of the picture differs much: hashes see only coarse brightness, so
+two screens of one application can have the same hash though every button lies elsewhere.
 """
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from shardline.decisions import Context, Decision, Verdict
 from shardline.errors import GateError
+from shardline.images import decode_rgb
 from shardline.perceptual import distance, near_pairs
 from shardline.samples import Medium, Sample
 
-DEFAULTS = {"max_distance": 2, "limit": 0}
+DEFAULTS = {"max_distance": 4, "limit": 0}
+PARTS = 16  # a picture is compared in PARTS × PARTS parts
+LEVELS = 32  # of 256: how much the mean colour of a part of a near copy may differ
 CONTEXT = ("benchmarks",)
 EXAMPLES = 5  # pairs that the gate names
 
@@ -35,7 +42,7 @@ def judge(samples: list[Sample], context: Context) -> Verdict:
         for medium in sample.media
     ]
     hashes = context.phashes([*samples, *(sample for _, sample, _ in tests)])
-    matches = _matches(_unique(samples), tests, hashes, context.options["max_distance"])
+    matches = _matches(samples, tests, hashes, context)
     if len(matches) > context.options["limit"]:
         raise GateError(_message(context, matches))
     rejected = {
@@ -63,32 +70,44 @@ def _unique(samples: list[Sample]) -> dict[str, Medium]:
 
 
 def _matches(
-    training: dict[str, Medium],
+    samples: list[Sample],
     tests: list[tuple[str, Sample, Medium]],
     hashes: dict[str, int | None],
-    max_distance: int,
+    context: Context,
 ) -> dict[str, dict[str, Any]]:
     """For each matching training image (by sha256) the nearest benchmark image."""
     by_sha256: dict[str, int] = {}
-    by_hash: dict[int, int] = {}
+    by_hash: dict[int, list[int]] = {}
     for index, (_, _, medium) in enumerate(tests):
-        by_sha256.setdefault(medium.sha256, index)
-        if (value := hashes.get(medium.sha256)) is not None:
-            by_hash.setdefault(value, index)
-    near: dict[int, list[tuple[int, int]]] = {}
+        if medium.sha256 not in by_sha256:
+            by_sha256[medium.sha256] = index
+            if (value := hashes.get(medium.sha256)) is not None:
+                by_hash.setdefault(value, []).append(index)
+    training = _unique(samples)
     own = [value for sha256 in training if (value := hashes.get(sha256)) is not None]
     left, right = np.unique(np.array(own, np.uint64)), np.fromiter(by_hash, np.uint64, len(by_hash))
-    for i, j in zip(*near_pairs(left, right, max_distance), strict=True):
+    near: dict[int, list[tuple[int, int]]] = {}
+    pairs = near_pairs(left, right, context.options["max_distance"])
+    for i, j in zip(*pairs, strict=True):
         mine, other = int(left[i]), int(right[j])
-        near.setdefault(mine, []).append((distance(mine, other), by_hash[other]))
+        bits = distance(mine, other)
+        near.setdefault(mine, []).extend((bits, index) for index in by_hash[other])
+    folder = context.raw / context.dataset
+
+    def is_copy(medium: Medium, index: int) -> bool:
+        name, _, other = tests[index]
+        return _looks_the_same(folder / medium.path, context.raw / name / other.path)
+
     matches = {}
     for sha256, medium in training.items():
         if sha256 in by_sha256:
             bits, index = 0, by_sha256[sha256]
-        elif found := near.get(hashes.get(sha256)):
-            bits, index = min(found)
         else:
-            continue
+            candidates = sorted(near.get(hashes.get(sha256), []))
+            found = next((pair for pair in candidates if is_copy(medium, pair[1])), None)
+            if found is None:
+                continue
+            bits, index = found
         name, sample, other = tests[index]
         matches[sha256] = {
             "path": medium.path,
@@ -99,6 +118,18 @@ def _matches(
             "exact": sha256 in by_sha256,
         }
     return matches
+
+
+def _looks_the_same(first: Path, second: Path) -> bool:
+    """Whether no part of two pictures differs by more than `LEVELS` in any colour."""
+    return int(np.abs(_parts(first) - _parts(second)).max()) <= LEVELS
+
+
+@functools.lru_cache(maxsize=4096)
+def _parts(path: Path) -> np.ndarray:
+    """Mean colour of every part of a picture, int16 [PARTS, PARTS, 3]."""
+    image = decode_rgb(path.read_bytes())
+    return np.asarray(image.resize((PARTS, PARTS), Image.Resampling.BOX)).astype(np.int16)
 
 
 def _message(context: Context, matches: dict[str, dict[str, Any]]) -> str:

@@ -1,10 +1,10 @@
 """Draw small, seeded UI screens with their grounding annotation, in the layout of a raw dataset.
 
 The demo needs screens that anyone may redistribute and that a tiny model learns to read in
-minutes. A screen is a wallpaper, a dock and a translucent window (family "desktop") or a browser
+minutes. A screen is a wallpaper, a dock and a transparent window (family "desktop") or a browser
 page (family "web"), in one theme; one to five elements of different kinds lie on a grid of cells.
 
-Wallpapers shade red from left to right and green from top to bottom, and windows are translucent,
+Wallpapers shade red from left to right and green from top to bottom, and windows are transparent,
 so colour tells the position everywhere: a vision tower trained from scratch needs such a cue, for
 Qwen2-VL has no absolute position.
 
@@ -32,6 +32,8 @@ Box = tuple[int, int, int, int]
 SCALE = 3  # everything is drawn this many times larger and averaged, which smooths text and curves
 CELL = 28  # pixels; elements lie in the middle of cells, one visual token of Qwen2-VL each
 SIZE = 5 * CELL
+TILE = CELL // 2
+SHADE_END = 7 * CELL  # where a wallpaper would reach its light end, beyond the screen's edge
 DOCK = CELL
 TITLE_BAR = 10
 COUNTS = (1, 1, 2, 2, 2, 3, 3, 4, 5)  # elements a screen; screens with one teach what a point is
@@ -43,15 +45,16 @@ class Theme:
 
     dark: Colour
     light: Colour
+    bar: Colour
     ink: Colour
     radius: int
 
 
 THEMES = {
-    "aurora": Theme((20, 20, 90), (235, 235, 200), (255, 255, 255), 3),
-    "lagoon": Theme((20, 20, 160), (235, 235, 255), (245, 245, 255), 5),
-    "ember": Theme((20, 20, 10), (235, 235, 90), (255, 240, 225), 0),
-    "night": Theme((10, 10, 40), (190, 190, 120), (215, 225, 255), 2),
+    "aurora": Theme((20, 20, 128), (235, 235, 128), (255, 255, 255, 30), (255, 255, 255), 0),
+    "ember": Theme((40, 20, 40), (250, 220, 40), (255, 240, 220, 30), (255, 240, 220), 3),
+    "lagoon": Theme((20, 40, 190), (220, 250, 190), (230, 250, 255, 30), (230, 250, 255), 5),
+    "night": Theme((5, 5, 60), (190, 190, 60), (0, 0, 0, 60), (200, 215, 255), 2),
 }
 
 
@@ -66,12 +69,12 @@ class Kind:
 
 
 KINDS = (
-    Kind("Save", "button", (30, 160, 60), (26, 12)),
-    Kind("Cancel", "button", (215, 30, 40), (26, 12)),
-    Kind("Send", "button", (30, 90, 240), (26, 12)),
-    Kind("Buy", "button", (255, 130, 0), (26, 12)),
-    Kind("Search", "field", (255, 255, 255), (26, 12)),
-    Kind("Wifi", "switch", (120, 235, 90), (26, 12)),
+    Kind("Save", "button", (30, 160, 60), (22, 12)),
+    Kind("Cancel", "button", (215, 30, 40), (22, 12)),
+    Kind("Send", "button", (30, 90, 240), (22, 12)),
+    Kind("Buy", "button", (255, 130, 0), (22, 12)),
+    Kind("Search", "field", (255, 255, 255), (22, 12)),
+    Kind("Wifi", "switch", (120, 235, 90), (22, 12)),
     Kind("Trash", "icon", (95, 55, 25), (18, 18)),
     Kind("Mail", "icon", (60, 205, 250), (18, 18)),
     Kind("Folder", "icon", (255, 215, 30), (18, 18)),
@@ -116,7 +119,6 @@ class Pen:
 
     def __init__(self, image: Image.Image) -> None:
         """Draw on `image`, blending colours that have an alpha value."""
-        self.image = image
         self.draw = ImageDraw.Draw(image, "RGBA")
 
     def box(self, box: Box, fill: Colour, radius: int = 0, outline: Colour | None = None) -> None:
@@ -124,13 +126,6 @@ class Pen:
         left, top, right, bottom = (SCALE * value for value in box)
         corners = (left, top, right - 1, bottom - 1)
         self.draw.rounded_rectangle(corners, SCALE * radius, fill=fill, outline=outline, width=2)
-
-    def glass(self, box: Box, rng: np.random.Generator) -> None:
-        """Lay a coloured glass over a rectangle: it changes blue and lets red and green through."""
-        left, top, right, bottom = (SCALE * value for value in box)
-        red, green, blue = self.image.crop((left, top, right, bottom)).split()
-        tint = Image.new("L", blue.size, int(rng.integers(0, 256)))
-        self.image.paste(Image.merge("RGB", (red, green, tint)), (left, top))
 
     def shape(self, points: list[tuple[float, float]], fill: Colour) -> None:
         """Fill a polygon."""
@@ -215,15 +210,18 @@ def draw_element(pen: Pen, element: Element, theme: Theme) -> None:
         GLYPHS[name](pen, x, y)
 
 
-def wallpaper(theme: Theme, rng: np.random.Generator) -> Image.Image:
-    """Shade from left to right (red) and from top to bottom (green), with a random blue light."""
-    side = np.arange(SCALE * SIZE) / (SCALE * SIZE - 1)
-    x, y = np.meshgrid(side, side)
-    centre_x, centre_y = rng.random(2)
-    light = np.clip(1 - 2 * np.hypot(x - centre_x, y - centre_y), 0, 1)
-    shares = np.stack([x, y, light], axis=-1)
-    low, high = np.array(theme.dark), np.array(theme.light)
-    return Image.fromarray(np.rint(low + shares * (high - low)).astype(np.uint8))
+def wallpaper(theme: Theme) -> Image.Image:
+    """Tiles that shade from left to right (red) and from top to bottom (green)."""
+    canvas = Image.new("RGB", (SCALE * SIZE, SCALE * SIZE))
+    pen = Pen(canvas)
+    for top in range(0, SIZE, TILE):
+        for left in range(0, SIZE, TILE):
+            colour = tuple(
+                dark + (light - dark) * place // SHADE_END
+                for dark, light, place in zip(theme.dark, theme.light, (left, top, 0), strict=True)
+            )
+            pen.box((left, top, left + TILE, top + TILE), colour)
+    return canvas
 
 
 def place(
@@ -251,56 +249,55 @@ def place(
 
 
 def draw_lines(pen: Pen, area: Box, theme: Theme, rng: np.random.Generator) -> None:
-    """Draw lines of writing down `area`, in paragraphs of random place and length."""
+    """Draw faint lines of writing down `area`."""
     left, top, right, bottom = area
-    y = top + int(rng.integers(2, 12))
-    while y < bottom - 3:
-        start, end = sorted(rng.integers(left, right, 2))
-        pen.box((int(start), y, int(end) + 1, y + 2), (*theme.ink, 80))
-        y += int(rng.integers(5, 16))
+    for y in range(top + 3, bottom - 3, 7):
+        end = int(rng.integers(left + (right - left) // 3, right))
+        pen.box((left, y, end, y + 2), (*theme.ink, 45))
 
 
 def desktop(
     pen: Pen, kinds: list[Kind], theme: Theme, rng: np.random.Generator
 ) -> list[tuple[Kind, Box]]:
-    """Draw two windows and a dock with icons; return the placed kinds."""
+    """Draw a window and a dock with icons; return the placed kinds."""
     dock, free = (
         ((0, SIZE - DOCK, SIZE, SIZE), (0, 0, SIZE, SIZE - DOCK)),
         ((0, 0, DOCK, SIZE), (DOCK, 0, SIZE, SIZE)),
         ((SIZE - DOCK, 0, SIZE, SIZE), (0, 0, SIZE - DOCK, SIZE)),
     )[int(rng.integers(0, 3))]
-    pen.glass(dock, rng)
-    for _ in range(2):
-        left, right = sorted(rng.choice(np.arange(free[0], free[2]), 2, replace=False))
-        top, bottom = sorted(rng.choice(np.arange(free[1], free[3]), 2, replace=False))
-        window = (int(left), int(top), int(max(right, left + 40)), int(max(bottom, top + 40)))
-        pen.glass(window, rng)
-        pen.glass((*window[:3], window[1] + TITLE_BAR), rng)
-        pen.box(window, (*theme.ink, 0), outline=(*theme.ink, 150))
-        for index in range(3):
-            pen.disc(window[0] + 6 + 6 * index, window[1] + 5, 1.8, (*theme.ink, 200))
-        draw_lines(pen, (window[0] + 4, window[1] + TITLE_BAR, *window[2:]), theme, rng)
+    pen.box(dock, theme.bar)
+    width = int(rng.integers(80, free[2] - free[0] - 2))
+    height = int(rng.integers(70, free[3] - free[1] - 2))
+    left = int(rng.integers(free[0] + 1, free[2] - width))
+    top = int(rng.integers(free[1] + 1, free[3] - height))
+    window = (left, top, left + width, top + height)
+    pen.box(window, (*theme.ink, 0), theme.radius, outline=(*theme.ink, 120))
+    pen.box((left, top, left + width, top + TITLE_BAR), theme.bar, theme.radius)
+    for index in range(3):
+        pen.disc(left + 6 + 6 * index, top + 5, 1.8, (*theme.ink, 160))
+    pen.box((left + 30, top + 4, left + width // 2 + 14, top + 6), (*theme.ink, 110))
+    content = (left, top + TITLE_BAR - 5, left + width, top + height + 4)
+    draw_lines(pen, content, theme, rng)
     icons = [kind for kind in kinds if kind.role == "icon"][: int(rng.integers(1, 3))]
     taken: set[tuple[int, int]] = set()
     placed = place(dock, icons, taken, rng)
-    return placed + place(free, [kind for kind in kinds if kind not in icons], taken, rng)
+    return placed + place(content, [kind for kind in kinds if kind not in icons], taken, rng)
 
 
 def web(
     pen: Pen, kinds: list[Kind], theme: Theme, rng: np.random.Generator
 ) -> list[tuple[Kind, Box]]:
     """Draw a browser that fills the screen, with a side column; return the placed kinds."""
-    pen.glass((0, 0, SIZE, 14), rng)
+    pen.box((0, 0, SIZE, 14), theme.bar)
     for index in range(2):
-        pen.disc(6 + 7 * index, 7, 2, (*theme.ink, 200))
-    pen.box((20, 3, SIZE - 8, 11), (*theme.ink, 90), radius=4)
-    column = int(rng.integers(10, 60))
+        pen.disc(6 + 7 * index, 7, 2, (*theme.ink, 160))
+    pen.box((20, 3, SIZE - 8, 11), (*theme.ink, 60), radius=4)
+    pen.text(44, 7, "www.shop.org", (*theme.ink, 200), size=6)
+    column = int(rng.integers(4, 26))
     left, right = (column, SIZE) if rng.integers(2) else (0, SIZE - column)
-    pen.glass((0, 14, left, SIZE) if left else (right, 14, SIZE, SIZE), rng)
-    top, bottom = sorted(int(value) for value in rng.choice(np.arange(14, SIZE), 2, replace=False))
-    pen.glass((left, top, right, bottom), rng)
+    pen.box((0, 14, left, SIZE) if left else (right, 14, SIZE, SIZE), theme.bar)
     draw_lines(pen, (left + 4, 18, right - 4, SIZE - 2), theme, rng)
-    return place((0, 14, SIZE, SIZE), kinds, set(), rng)
+    return place((left, 14, right, SIZE), kinds, set(), rng)
 
 
 def draw_screen(seed: int, index: int, themes: list[str]) -> Screen:
@@ -311,7 +308,7 @@ def draw_screen(seed: int, index: int, themes: list[str]) -> Screen:
     family = ("desktop", "web")[int(rng.integers(2))]
     count = COUNTS[int(rng.integers(len(COUNTS)))]
     kinds = [KINDS[number] for number in rng.permutation(len(KINDS))[:count]]
-    canvas = wallpaper(theme, rng)
+    canvas = wallpaper(theme)
     pen = Pen(canvas)
     elements = [
         Element(kind, kind.name, box)
