@@ -11,7 +11,6 @@ from workflow.workspace import MINI, Workspace
 def test_showui_recipe_on_real_screenshots(tmp_path, shared_data):
     workspace = Workspace.create(tmp_path / "project")
     config = copy.deepcopy(MINI)
-    config["build"] = ["showui"]
     config["datasets"] = {
         "agentnet": {
             "source": f"folder:{shared_data / 'agentnetbench_trajectories'}",
@@ -20,10 +19,12 @@ def test_showui_recipe_on_real_screenshots(tmp_path, shared_data):
             "licence": "mit",
             "max_reject_share": 1.0,
         },
-        "screenspot_v2": {
+        "screenshots": {
             "source": f"folder:{shared_data / 'screenspot_v2'}",
-            "source_options": {},
+            "format": "screenspot",
             "frame": "pixel_xyxy",
+            "licence": "apache-2.0",
+            "metric": "point_in_box",
             "max_reject_share": 1.0,
         },
     }
@@ -31,6 +32,7 @@ def test_showui_recipe_on_real_screenshots(tmp_path, shared_data):
         "showui": {
             "base": "init:config/models/tiny_qwen2_vl.json",
             "train": ["agentnet"],
+            "evaluate": ["screenshots"],
         },
         "showui_cpu": {
             "extends": "showui",
@@ -44,12 +46,12 @@ def test_showui_recipe_on_real_screenshots(tmp_path, shared_data):
     workspace.snakemake("all")
 
     results = workspace.path("results")
-    converted = json.loads((results / "converted/screenspot_v2/manifest.json").read_text())
+    converted = json.loads((results / "converted/screenshots/manifest.json").read_text())
     assert converted["rows"]["in"] == 334 + 435
     assert converted["rows"]["kept"] + converted["rows"]["rejected"] == converted["rows"]["in"]
     summary = json.loads((results / "reports/showui_cpu/summary.json").read_text())
     for model in ("base", "sft"):
-        scores = summary["scores"]["screenspot_v2"][model]
+        scores = summary["scores"]["screenshots"][model]
         assert scores["n"] == converted["rows"]["kept"] >= 1
         assert scores["missing"] == converted["rows"]["rejected"]
     plan = json.loads((results / "plans/showui_cpu/sft.json").read_text())
