@@ -316,7 +316,9 @@ def draw_screen(seed: int, index: int, themes: list[str]) -> Screen:
     ]
     for element in elements:
         draw_element(pen, element, theme)
-    return Screen(canvas.reduce(SCALE), name, family, elements)
+    # Asked in random order: a dock's icons, placed first, would otherwise always be asked first.
+    order = rng.permutation(len(elements))
+    return Screen(canvas.reduce(SCALE), name, family, [elements[index] for index in order])
 
 
 def generate(folder: Path, options: dict[str, Any]) -> None:
