@@ -24,7 +24,7 @@ from shardline.samples import Medium, Sample
 
 DEFAULTS = {"max_distance": 4, "limit": 0}
 PARTS = 16  # a picture is compared in PARTS × PARTS parts
-LEVELS = 16  # of 256: how much the mean colour of a part of a near copy may differ
+LEVELS = 40  # of 256: how much the mean colour of a part of a near copy may differ
 CONTEXT = ("benchmarks",)
 EXAMPLES = 5  # pairs that the gate names
 
