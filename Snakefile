@@ -19,7 +19,7 @@ from shardline.dag import Tracked
 from shardline.upstream import Upstream
 
 project = open_project(workflow)
-upstream = Upstream(project, checkpoints)
+upstream = Upstream(project, checkpoints, workflow)
 delivery = Delivery(project)
 
 

@@ -10,6 +10,7 @@ converting = Tracked("convert_dataset", project.convert, "dataset")
 checkpoint convert_dataset:
     """Convert a dataset to canonical samples and audit its media."""
     input:
+        upstream.judge_anew,
         lock="results/raw/{dataset}.lock.json",
     output:
         manifest="results/converted/{dataset}/manifest.json",

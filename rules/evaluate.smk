@@ -17,6 +17,7 @@ localrules:
 rule predict_benchmark:
     """Ask a model every question of a benchmark."""
     input:
+        upstream.judge_anew,
         model=upstream.evaluated_model,
         converted="results/converted/{benchmark}/manifest.json",
     output:
@@ -51,6 +52,7 @@ rule predict_benchmark:
 checkpoint score_predictions:
     """Score a model's answers with the benchmark's metric."""
     input:
+        upstream.judge_anew,
         predictions="results/evals/{recipe}/{model}/{benchmark}/predictions.jsonl",
         converted="results/converted/{benchmark}/manifest.json",
     output:

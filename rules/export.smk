@@ -15,6 +15,7 @@ localrules:
 checkpoint merge_model:
     """Merge adapters into their base, or copy full weights, and prove that nothing was lost."""
     input:
+        upstream.judge_anew,
         result="results/checkpoints/{recipe}/{stage}/result.json",
         model=upstream.initial_model,
     output:
@@ -48,6 +49,7 @@ checkpoint merge_model:
 rule export_adapter:
     """Export the adapters of a LoRA stage."""
     input:
+        upstream.judge_anew,
         result="results/checkpoints/{recipe}/{stage}/result.json",
     output:
         manifest="results/models/{recipe}/{stage}/adapter.json",

@@ -19,6 +19,7 @@ localrules:
 checkpoint decide_filters:
     """Decide with a chain of filters which samples are kept."""
     input:
+        upstream.judge_anew,
         converted=upstream.converted,
     output:
         decisions="results/filtered/{dataset}/{variant}/decisions.json",
@@ -77,6 +78,7 @@ rule write_image_shard:
 checkpoint write_filter_manifest:
     """List a filtered dataset's shards, counts and rejects."""
     input:
+        upstream.judge_anew,
         decisions="results/filtered/{dataset}/{variant}/decisions.json",
         shards=upstream.image_shards,
     output:

@@ -10,6 +10,7 @@ planning = Tracked("plan_stage", project.plan, "recipe", "stage")
 checkpoint plan_stage:
     """Draw the mixture, pack it and fix the global order of a stage."""
     input:
+        upstream.judge_anew,
         tokens=upstream.tokens,
     output:
         plan="results/plans/{recipe}/{stage}.json",

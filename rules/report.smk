@@ -14,6 +14,7 @@ localrules:
 rule write_report:
     """Write what happened, from raw counts to scores, as one page."""
     input:
+        upstream.judge_anew,
         scores=upstream.scores,
         exports=upstream.exports,
     output:

@@ -75,6 +75,7 @@ checkpoint fetch_model:
 checkpoint build_model:
     """Build a model from a config file: random weights, tokenizer of the recipe's own text."""
     input:
+        upstream.judge_anew,
         converted=upstream.text_of_model,
     output:
         lock="results/raw/models/{model}.lock.json",

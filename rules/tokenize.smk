@@ -49,6 +49,7 @@ rule tokenize_shard:
 checkpoint write_token_manifest:
     """List a tokenised dataset's shards and counts."""
     input:
+        upstream.judge_anew,
         model=upstream.tokenizer,
         filtered=upstream.filtered,
         shards=upstream.token_shards,

@@ -12,6 +12,7 @@ training = Tracked("train_stage", project.train, "recipe", "stage")
 checkpoint train_stage:
     """Train one stage of a recipe; resumes what was interrupted."""
     input:
+        upstream.judge_anew,
         plan="results/plans/{recipe}/{stage}.json",
         model=upstream.initial_model,
     output:

@@ -1,8 +1,8 @@
 """Input functions of the rules: which files each job needs.
 
 Every small manifest is the output of a checkpoint rule, a gate: when it is finished, Snakemake
-judges its direct users anew, so unchanged bytes stop the cascade there. Only what depends on how
-many shards there are has to read a manifest while the graph is built.
+judges its users anew, so unchanged bytes stop the cascade there. Only what depends on how many
+shards there are has to read a manifest while the graph is built.
 """
 
 from __future__ import annotations
@@ -19,9 +19,22 @@ from shardline.files import read_json
 class Upstream:
     """Input and parameter functions over a project's jobs; each takes the job's wildcards."""
 
-    def __init__(self, project: Project, checkpoints: Any) -> None:
+    def __init__(self, project: Project, checkpoints: Any, workflow: Any) -> None:
         self._project = project
         self._gates = checkpoints
+        self._workflow = workflow
+
+    def judge_anew(self, wildcards):
+        """No file: withdraw the reason "input files updated by another job" wherever it is given.
+
+        Snakemake asks a gate's users for their inputs again when the gate is done, but jobs
+        further down keep that reason, even when the other job was dropped meanwhile. It sets the
+        reason again where it still holds, right after it has asked.
+        """
+        if self._workflow.dag:
+            for job in self._workflow.dag.jobs:
+                self._workflow.dag.reason(job).updated_input_run.clear()
+        return []
 
     def folder_digest(self, wildcards):
         """What a folder source holds now; None for other sources."""

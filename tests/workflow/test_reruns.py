@@ -199,7 +199,6 @@ def test_a_deleted_output_is_made_again_and_identical_bytes_stop_there(clone):
     assert NOTHING in clone.dry_run("all").output
 
 
-@pytest.mark.xfail(strict=True, reason="a gate that is dropped does not re-judge its users yet")
 def test_identical_bytes_stop_the_cascade_in_one_run(clone):
     """A changed converter that writes the same bytes reruns no filter, token or training job."""
     for module in ("formats/showui.py", "convert.py"):

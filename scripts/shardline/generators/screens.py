@@ -6,7 +6,8 @@ page (family "web"), in one theme; one to five elements of different kinds lie o
 
 Wallpapers shade red from left to right and green from top to bottom, and windows are transparent,
 so colour tells the position everywhere: a vision tower trained from scratch needs such a cue, for
-Qwen2-VL has no absolute position.
+Qwen2-VL has no absolute position. Elements are asked in random order, so that their order tells
+nothing about their place. Screens have one of three resolutions.
 
 A screen depends only on the seed, its index and the options; one version of Pillow draws the same
 bytes on every machine.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ Colour = tuple[int, ...]
 Box = tuple[int, int, int, int]
 
 SCALE = 3  # everything is drawn this many times larger and averaged, which smooths text and curves
-CELL = 28  # pixels; elements lie in the middle of cells, one visual token of Qwen2-VL each
-SIZE = 5 * CELL
+REDUCTIONS = (3, 2, 1)  # how much the drawing is reduced: to 140, 210 or 420 pixels a side
+CELL = 28  # units; elements lie in the middle of cells, one visual token of Qwen2-VL each
+SIZE = 5 * CELL  # units a side; the smallest screens have one pixel a unit
 TILE = CELL // 2
 SHADE_END = 7 * CELL  # where a wallpaper would reach its light end, beyond the screen's edge
 DOCK = CELL
@@ -60,7 +62,7 @@ THEMES = {
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of element; `size` is its width and height in pixels."""
+    """One kind of element; `size` is its width and height in units."""
 
     name: str
     role: str
@@ -86,7 +88,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Element:
-    """An element placed on a screen; `box` is left, top, right, bottom in pixels."""
+    """An element placed on a screen; `box` is left, top, right, bottom in units."""
 
     kind: Kind
     instruction: str
@@ -100,7 +102,10 @@ class Element:
 
 @dataclass(frozen=True)
 class Screen:
-    """A drawn screen, its theme's name and its family ("desktop" or "web")."""
+    """A drawn screen, its theme's name and its family ("desktop" or "web").
+
+    The elements' boxes are in pixels of the image.
+    """
 
     image: Image.Image
     theme: str
@@ -110,12 +115,12 @@ class Screen:
 
 @cache
 def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """Return Pillow's built-in font for `size` screen pixels."""
+    """Return Pillow's built-in font, `size` units high."""
     return ImageFont.load_default(size=SCALE * size)
 
 
 class Pen:
-    """Draws on a canvas SCALE times larger than the screen; coordinates are screen pixels."""
+    """Draws on a canvas SCALE times larger than the screen; coordinates are in units."""
 
     def __init__(self, image: Image.Image) -> None:
         """Draw on `image`, blending colours that have an alpha value."""
@@ -316,9 +321,13 @@ def draw_screen(seed: int, index: int, themes: list[str]) -> Screen:
     ]
     for element in elements:
         draw_element(pen, element, theme)
-    # Asked in random order: a dock's icons, placed first, would otherwise always be asked first.
+    reduction = REDUCTIONS[int(rng.integers(len(REDUCTIONS)))]
+    shown = [
+        replace(element, box=tuple(value * SCALE // reduction for value in element.box))
+        for element in elements
+    ]
     order = rng.permutation(len(elements))
-    return Screen(canvas.reduce(SCALE), name, family, [elements[index] for index in order])
+    return Screen(canvas.reduce(reduction), name, family, [shown[index] for index in order])
 
 
 def generate(folder: Path, options: dict[str, Any]) -> None:
@@ -361,13 +370,14 @@ def showui(folder: Path, screens: list[tuple[str, Screen]]) -> None:
     records = []
     for name, screen in screens:
         screen.image.save(folder / "images" / name)
+        side = screen.image.width
         elements = [
             {
                 "instruction": element.instruction,
-                "bbox": [value / SIZE for value in element.box],
+                "bbox": [value / side for value in element.box],
                 "data_type": element.data_type,
                 "point": [
-                    (element.box[axis] + element.box[axis + 2]) / 2 / SIZE for axis in (0, 1)
+                    (element.box[axis] + element.box[axis + 2]) / 2 / side for axis in (0, 1)
                 ],
             }
             for element in screen.elements
@@ -375,7 +385,7 @@ def showui(folder: Path, screens: list[tuple[str, Screen]]) -> None:
         records.append(
             {
                 "img_url": name,
-                "img_size": [SIZE, SIZE],
+                "img_size": list(screen.image.size),
                 "element": elements,
                 "element_size": len(elements),
             }
