@@ -16,7 +16,7 @@ bytes on every machine.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -206,15 +206,16 @@ def draw_element(pen: Pen, element: Element, theme: Theme) -> None:
         pen.disc(right - 6, y, 5, (255, 255, 255))
     elif role == "field":
         pen.box(element.box, colour, theme.radius, outline=(90, 90, 100))
-        pen.text(x, y, name, (90, 90, 100), size=7)
+        pen.text(x, y, name, (90, 90, 100), size=6)
     elif role == "button":
         pen.box(element.box, colour, theme.radius)
-        pen.text(x, y, name, (255, 255, 255), size=8 if len(name) < 6 else 7)
+        pen.text(x, y, name, (255, 255, 255), size=8 if len(name) < 6 else 6)
     else:
         pen.box(element.box, colour, theme.radius)
         GLYPHS[name](pen, x, y)
 
 
+@cache
 def wallpaper(theme: Theme) -> Image.Image:
     """Tiles that shade from left to right (red) and from top to bottom (green)."""
     canvas = Image.new("RGB", (SCALE * SIZE, SCALE * SIZE))
@@ -305,15 +306,23 @@ def web(
     return place((left, 14, right, SIZE), kinds, set(), rng)
 
 
-def draw_screen(seed: int, index: int, themes: list[str]) -> Screen:
-    """Draw screen number `index` of the layout seed `seed`, in one of `themes`."""
+def draw_screen(seed: int, index: int, themes: list[str], least: int = 1) -> Screen:
+    """Draw screen number `index` of the layout seed `seed`, in one of `themes`.
+
+    Args:
+        seed: layout seed.
+        index: number of the screen.
+        themes: names of themes.
+        least: how many elements are placed at least, as far as there is room.
+    """
     rng = np.random.default_rng([seed, index])
     name = themes[int(rng.integers(len(themes)))]
     theme = THEMES[name]
     family = ("desktop", "web")[int(rng.integers(2))]
-    count = COUNTS[int(rng.integers(len(COUNTS)))]
+    counts = [count for count in COUNTS if count >= least]
+    count = counts[int(rng.integers(len(counts)))]
     kinds = [KINDS[number] for number in rng.permutation(len(KINDS))[:count]]
-    canvas = wallpaper(theme)
+    canvas = wallpaper(theme).copy()
     pen = Pen(canvas)
     elements = [
         Element(kind, kind.name, box)
@@ -336,34 +345,46 @@ def generate(folder: Path, options: dict[str, Any]) -> None:
     Args:
         folder: the dataset's empty folder.
         options: `layout` ("showui": unit xyxy boxes, or "screenspot": pixel xywh boxes), `screens`
-            (how many), `seed` (of the layouts) and `themes`.
+            (how many), `seed` (of the layouts), `themes` and, if not 1, `least` (elements a
+            screen). Screens with few elements are sometimes near copies of one another.
 
     Raises:
         ConfigError: an option is unknown, missing or not allowed.
     """
-    layout, screens, seed, themes = checked(options)
-    drawn = [(f"screen_{seed}_{i:05d}.png", draw_screen(seed, i, themes)) for i in range(screens)]
-    (showui if layout == "showui" else screenspot)(folder, drawn)
+    options = checked(options)
+    seed = options["seed"]
+    drawn = (
+        (
+            f"screen_{seed}_{index:05d}.png",
+            draw_screen(seed, index, options["themes"], options["least"]),
+        )
+        for index in range(options["screens"])
+    )
+    (showui if options["layout"] == "showui" else screenspot)(folder, drawn)
 
 
-def checked(options: dict[str, Any]) -> tuple[str, int, int, list[str]]:
-    """The options in order; see `generate`."""
-    allowed = {"layout": ("showui", "screenspot"), "screens": int, "seed": int, "themes": list}
-    if options.keys() != allowed.keys():
-        wrong = ", ".join(sorted(options.keys() ^ allowed.keys()))
-        raise ConfigError(f"screens: unknown or missing option {wrong}; needs {', '.join(allowed)}")
-    if options["layout"] not in allowed["layout"]:
+def checked(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with defaults; see `generate`."""
+    options = {"least": 1, **options}
+    allowed = {"layout", "screens", "seed", "themes", "least"}
+    if options.keys() != allowed:
+        wrong = ", ".join(sorted(options.keys() ^ allowed))
+        needed = ", ".join(sorted(allowed))
+        raise ConfigError(f"screens: unknown or missing option {wrong}; options: {needed}")
+    if options["layout"] not in ("showui", "screenspot"):
         raise ConfigError(f"screens: layout = {options['layout']!r}; allowed: showui, screenspot")
-    for name, least in (("screens", 1), ("seed", 0)):
-        if not isinstance(options[name], int) or options[name] < least:
-            raise ConfigError(f"screens: {name} = {options[name]!r}: a number from {least} on")
+    for name, low, high in (("screens", 1, None), ("seed", 0, None), ("least", 1, max(COUNTS))):
+        value = options[name]
+        if not isinstance(value, int) or value < low or (high and value > high):
+            allowed = f"from {low} on" if high is None else f"from {low} to {high}"
+            raise ConfigError(f"screens: {name} = {value!r}: a number {allowed}")
     if not options["themes"] or (unknown := set(options["themes"]) - set(THEMES)):
         wrong = options["themes"] and sorted(unknown)
         raise ConfigError(f"screens: themes = {wrong!r}; allowed: {', '.join(THEMES)}")
-    return options["layout"], options["screens"], options["seed"], list(options["themes"])
+    return options
 
 
-def showui(folder: Path, screens: list[tuple[str, Screen]]) -> None:
+def showui(folder: Path, screens: Iterable[tuple[str, Screen]]) -> None:
     """Write `images/` and `metadata/hf_train.json` as ShowUI-desktop has them."""
     (folder / "images").mkdir(parents=True)
     (folder / "metadata").mkdir()
@@ -393,7 +414,7 @@ def showui(folder: Path, screens: list[tuple[str, Screen]]) -> None:
     (folder / "metadata" / "hf_train.json").write_text(json.dumps(records, indent=1))
 
 
-def screenspot(folder: Path, screens: list[tuple[str, Screen]]) -> None:
+def screenspot(folder: Path, screens: Iterable[tuple[str, Screen]]) -> None:
     """Write images and a `screenspot_<family>_v2.json` a family as ScreenSpot v2 has them."""
     images = folder / "screenspotv2_image"
     images.mkdir(parents=True)
