@@ -17,10 +17,10 @@ demo: .venv/.lock ## Build the demo recipe on the CPU, from drawn screens to a r
 	@shardline open demo
 
 test: .venv/.lock ## The fast tests: all that is not marked slow, slurm or gpu.
-	@pytest -m "not slow and not slurm and not gpu" $(PYTEST)
+	@pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow and not slurm and not gpu" $(PYTEST)
 
 test-all: .venv/.lock ## Every test that this machine can run.
-	@pytest $(PYTEST)
+	@pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST)
 
 lint: .venv/.lock ## ruff, snakefmt and snakemake's own lint.
 	@ruff check . && ruff format --check . && snakefmt --check Snakefile rules && snakemake --lint

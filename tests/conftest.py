@@ -9,6 +9,9 @@ import pytest
 
 from project_root import ROOT
 
+# Test processes run beside one another; torch's threads would wait for each other, spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _DATA = Path(os.environ.get("SHARDLINE_TEST_DATA", ROOT.parent / "shared" / "data"))
 _skipped: list[str] = []
 

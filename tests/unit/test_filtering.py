@@ -199,7 +199,7 @@ def test_overlap_passes_on_other_screens_and_stops_on_copies(folder, results, tm
     with pytest.raises(GateError) as caught:
         decide(results, "train", {"overlap": {}}, benchmarks=["bench"])
     message = str(caught.value)
-    assert "train: overlap: 2 images" in message and "limit of 0" in message
+    assert "training dataset train: 2, over" in message and "limit of 0" in message
     assert "images/2.png = bench images/12.png (the same file)" in message
     assert "images/3.jpg = bench images/15.png" in message and "limit: 2" in message
     assert not (results / "filtered/train/v/decisions.json").exists()

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
+from filelock import FileLock
 
 from workflow.workspace import Workspace
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """The mini recipe, built from nothing by a real run; tests restore what they edit."""
-    workspace = Workspace.create(tmp_path_factory.mktemp("finished") / "project")
-    run = workspace.snakemake("all")
-    (workspace.folder / "first-run.log").write_text(run.output)
-    return workspace
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workspace:
+    """The mini recipe, built from nothing by a real run; tests restore what they edit.
+
+    One test process builds it; others that run beside it take a copy.
+    """
+    alone = worker_id == "master"
+    shared = tmp_path_factory.getbasetemp() if alone else tmp_path_factory.getbasetemp().parent
+    folder = shared / "finished" / "project"
+    with FileLock(shared / "finished.lock"):
+        if not (folder / "first-run.log").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            run = Workspace.create(folder).snakemake("all")
+            (folder / "first-run.log").write_text(run.output)
+    if alone:
+        return Workspace(folder)
+    return Workspace(folder).clone(tmp_path_factory.mktemp("finished") / "project")
 
 
 @pytest.fixture

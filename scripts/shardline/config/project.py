@@ -359,6 +359,9 @@ class Project:
                     f"{where}.filters.{name}: unknown key {unknown[0]!r}; "
                     f"allowed: {', '.join(sorted(defaults)) or 'none'}"
                 )
+            for key, value in given.items():
+                if problem := _filter_option_problem(value, defaults[key]):
+                    raise ConfigError(f"{where}.filters.{name}.{key}: {value!r}; {problem}")
             filters.append({"name": name, "options": {**defaults, **given}})
         return filters
 
@@ -376,6 +379,21 @@ class Project:
     def _check_module(self, kind: str, name: str, where: str) -> None:
         if name not in (known := registry.names(kind, self.plugins)):
             raise ConfigError(f"{where} = {name!r}: no such module; allowed: {', '.join(known)}")
+
+
+def _filter_option_problem(value: Any, default: Any) -> str | None:
+    """What is allowed instead of a filter's option, going by the kind of its default."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "allowed: true, false"
+    if isinstance(default, int):
+        whole = number and isinstance(value, int) and value >= 0
+        return None if whole else "allowed: a whole number from 0 on"
+    if isinstance(default, float):
+        return None if number else "allowed: a number"
+    if default is None or isinstance(value, type(default)):
+        return None
+    return f"allowed: {'a list' if isinstance(default, list | tuple) else 'text'}"
 
 
 def tune_options(tune: Tune) -> Options:

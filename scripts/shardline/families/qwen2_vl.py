@@ -230,7 +230,22 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device | str) -> 
             raise DataError(f"{folder}: {problem.replace('_', ' ')}: {', '.join(keys[:5])}")
     model.config.use_cache = False
     model.config.text_config.use_cache = False
+    multiply_patches(model.model.visual.patch_embed.proj)
     return model.to(device)
+
+
+def multiply_patches(convolution: torch.nn.Conv3d) -> None:
+    """Let a convolution whose input is one patch large run as the matrix product that it is.
+
+    The kernels of Conv3d took three times as long on a CPU, forward and backward.
+    """
+    import torch
+
+    def forward(patches):
+        product = torch.nn.functional.linear(patches.flatten(1), convolution.weight.flatten(1))
+        return product[:, :, None, None, None]
+
+    convolution.forward = forward
 
 
 def module_of(parameter_name: str) -> str:

@@ -199,7 +199,7 @@ def _tuned(stage: Stage, family: Any, device: torch.device) -> torch.nn.Module:
 def _prepare(stage: Stage, ranks: int) -> torch.device:
     """Choose this rank's device and make what follows repeatable."""
     lean.quiet()
-    torch.set_num_threads(max(1, stage.threads // ranks))
+    torch.set_num_threads(max(1, stage.threads // ranks - stage.hardware.workers))
     cuda = stage.hardware.device == "cuda"
     if cuda:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
