@@ -76,12 +76,8 @@ KINDS = (
     Kind("Send", "button", (30, 90, 240), (22, 12)),
     Kind("Buy", "button", (255, 130, 0), (22, 12)),
     Kind("Search", "field", (255, 255, 255), (22, 12)),
-    Kind("Wifi", "switch", (120, 235, 90), (22, 12)),
-    Kind("Trash", "icon", (95, 55, 25), (18, 18)),
     Kind("Mail", "icon", (60, 205, 250), (18, 18)),
-    Kind("Folder", "icon", (255, 215, 30), (18, 18)),
     Kind("Music", "icon", (250, 60, 200), (18, 18)),
-    Kind("Home", "icon", (110, 40, 190), (18, 18)),
     Kind("Terminal", "icon", (15, 15, 15), (18, 18)),
 )
 
@@ -147,22 +143,10 @@ class Pen:
         self.draw.text(middle, text, fill=fill, font=font(size), anchor="mm")
 
 
-def draw_trash(pen: Pen, x: int, y: int) -> None:
-    """Draw a white bin centred on x, y."""
-    pen.box((x - 5, y - 5, x + 5, y - 3), (255, 255, 255))
-    pen.shape([(x - 4, y - 2), (x + 4, y - 2), (x + 3, y + 6), (x - 3, y + 6)], (255, 255, 255))
-
-
 def draw_mail(pen: Pen, x: int, y: int) -> None:
     """Draw a white envelope centred on x, y."""
     pen.box((x - 6, y - 4, x + 6, y + 5), (255, 255, 255))
     pen.shape([(x - 6, y - 4), (x + 6, y - 4), (x, y + 2)], (20, 90, 160))
-
-
-def draw_folder(pen: Pen, x: int, y: int) -> None:
-    """Draw a brown folder centred on x, y."""
-    pen.box((x - 6, y - 5, x, y), (150, 90, 0))
-    pen.box((x - 6, y - 3, x + 6, y + 5), (150, 90, 0))
 
 
 def draw_music(pen: Pen, x: int, y: int) -> None:
@@ -174,12 +158,6 @@ def draw_music(pen: Pen, x: int, y: int) -> None:
     )
 
 
-def draw_home(pen: Pen, x: int, y: int) -> None:
-    """Draw a white house centred on x, y."""
-    pen.shape([(x - 7, y), (x, y - 6), (x + 7, y)], (255, 255, 255))
-    pen.box((x - 4, y, x + 4, y + 6), (255, 255, 255))
-
-
 def draw_terminal(pen: Pen, x: int, y: int) -> None:
     """Draw a green prompt centred on x, y."""
     pen.shape([(x - 6, y - 5), (x - 1, y - 1), (x - 6, y + 3), (x - 4, y - 1)], (90, 255, 120))
@@ -187,11 +165,8 @@ def draw_terminal(pen: Pen, x: int, y: int) -> None:
 
 
 GLYPHS: dict[str, Callable[[Pen, int, int], None]] = {
-    "Trash": draw_trash,
     "Mail": draw_mail,
-    "Folder": draw_folder,
     "Music": draw_music,
-    "Home": draw_home,
     "Terminal": draw_terminal,
 }
 
@@ -201,10 +176,7 @@ def draw_element(pen: Pen, element: Element, theme: Theme) -> None:
     left, top, right, bottom = element.box
     x, y = (left + right) // 2, (top + bottom) // 2
     name, role, colour = element.kind.name, element.kind.role, element.kind.colour
-    if role == "switch":
-        pen.box(element.box, colour, radius=6)
-        pen.disc(right - 6, y, 5, (255, 255, 255))
-    elif role == "field":
+    if role == "field":
         pen.box(element.box, colour, theme.radius, outline=(90, 90, 100))
         pen.text(x, y, name, (90, 90, 100), size=6)
     elif role == "button":
