@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shardline.boxes import parse_numbers
+from shardline.embedded import place_of
 from shardline.errors import ConfigError, DataError
 from shardline.rows import Rejection, brief
 from shardline.samples import Medium
+
+MAX_NAME = 255  # bytes of a part of a path, as file systems have it
+MAX_PATH = 1024
 
 
 def find_annotations(raw: Path, choices: Sequence[str]) -> list[str]:
@@ -19,10 +23,12 @@ def find_annotations(raw: Path, choices: Sequence[str]) -> list[str]:
     File managers' droppings (``._name``) are no annotations.
 
     Raises:
-        ConfigError: a glob that leads outside ``raw``.
+        ConfigError: a glob that leads outside ``raw``, or is none.
         DataError: nothing matches.
     """
     for pattern in choices:
+        if not isinstance(pattern, str) or not pattern:
+            raise ConfigError(f"annotations: {brief(pattern)} is no glob of file names")
         if pattern.startswith("/") or ".." in pattern.split("/"):
             raise ConfigError(f"annotations: {pattern!r} leads outside the dataset's folder")
         found = sorted(
@@ -57,22 +63,6 @@ def read_annotation(raw: Path, file: str) -> Any:
     raise DataError(f"{raw / file} is not valid JSON: {problem}")
 
 
-def read_records(raw: Path, file: str) -> Iterator[tuple[int, dict[str, Any] | Rejection]]:
-    """Yield index and record of an annotation file that is a list of objects, or one object."""
-    content = read_annotation(raw, file)
-    if isinstance(content, dict):
-        content = [content]
-    if not isinstance(content, list):
-        raise DataError(f"{raw / file}: holds neither a list of records nor a record")
-    for index, record in enumerate(content):
-        if not isinstance(record, dict):
-            yield index, Rejection("bad_row", f"a {type(record).__name__}, not an object")
-        elif not is_text(record):
-            yield index, Rejection("bad_text", "half a surrogate pair, which is no character")
-        else:
-            yield index, record
-
-
 def is_text(value: Any) -> bool:
     """Whether all strings inside ``value`` can be written as UTF-8."""
     try:
@@ -100,6 +90,13 @@ def check_options(options: dict[str, Any], defaults: dict[str, Any], what: str) 
     return {**defaults, **options}
 
 
+def folders_near(file: str, names: Sequence[str]) -> list[str]:
+    """Folders of these names in the dataset's, in an annotation file's and in the one above it."""
+    parent = PurePosixPath(file).parent
+    places = (PurePosixPath(), parent, parent.parent)
+    return list(dict.fromkeys(str(place / name) for place in places for name in names))
+
+
 class ImageFinder:
     """Finds images by the name an annotation gives, looking into folders in their order."""
 
@@ -112,6 +109,8 @@ class ImageFinder:
     def medium(self, name: Any, declared_size: Any = None) -> Medium:
         """The image ``name`` with its declared size; in the first folder if it is nowhere.
 
+        The path of an image in a parquet file (see `shardline.embedded`) is taken as it is.
+
         Raises:
             Rejection: no name, a name that leads outside the dataset, a size that is none.
         """
@@ -120,8 +119,12 @@ class ImageFinder:
         path = PurePosixPath(name.strip())
         if path.is_absolute() or ".." in path.parts or "\0" in name:
             raise Rejection("unsafe_path", f"{brief(name)} leads outside the dataset's folder")
+        longest = max((len(part.encode(errors="replace")) for part in path.parts), default=0)
+        if longest > MAX_NAME or len(name) > MAX_PATH:
+            raise Rejection("bad_row", f"no image name: {brief(name)}")
         width, height = _size(declared_size)
-        return Medium(kind="image", path=self._locate(str(path)), width=width, height=height)
+        found = str(path) if place_of(str(path)) else self._locate(str(path))
+        return Medium(kind="image", path=found, width=width, height=height)
 
     def _locate(self, name: str) -> str:
         if name not in self.found:

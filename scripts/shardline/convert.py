@@ -1,8 +1,8 @@
 """Conversion: a format's rows become canonical samples with audited media, or rejects.
 
-Rows are taken in blocks of ``shard_rows`` of one annotation file; a block's samples are one shard,
-so that a changed row changes its own shard only. Everything that is not used is in the rejects with
-its reason, and the counts must add up.
+Rows are taken in blocks of ``shard_rows`` of one annotation file (or of many small ones, see
+`rows.Row`); a block's samples are one shard, so that a changed row changes its own shard only.
+Everything that is not used is in the rejects with its reason, and the counts must add up.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from shardline.files import (
     write_json,
     write_jsonl,
 )
+from shardline.images import TURNED, upright
 from shardline.media import Auditor
 from shardline.parallel import Workers
 from shardline.rows import Element, Rejection, Row
-from shardline.samples import Box, Point, Sample
+from shardline.samples import Box, Point, Sample, frame_scale
 from shardline.versions import package_versions
 
 EXAMPLES = 5  # reasons that a failed audit names, each with a row
@@ -72,6 +73,7 @@ def convert(
     locked = locks.read_files(lock)
     counts = Counts()
     shards = []
+    last_file = ""
     with (
         Workers(threads) as workers,
         atomic_file(rejects, "w") as rejects_file,
@@ -80,9 +82,15 @@ def convert(
         checker = Checker(dataset, frame, auditor, counts, rejects_file)
         rows = format_module.read(raw, options.get("format_options", {}))
         for number, block in enumerate(_blocks(rows, options["shard_rows"])):
-            if block[0].index == 0:
-                locks.check(raw, block[0].file, sha256_file(raw / block[0].file), locked)
-            auditor.audit(medium.path for row in block for medium in row.media)
+            for file in dict.fromkeys(row.file for row in block):
+                if file != last_file:
+                    locks.check(raw, file, sha256_file(raw / file), locked)
+                    last_file = file
+            media = [medium for row in block for medium in row.media]
+            auditor.audit(
+                (medium.path for medium in media if medium.kind == "image"),
+                (medium.path for medium in media if medium.kind == "video"),
+            )
             samples = [sample for row in block if (sample := checker.check(row))]
             path = folder / f"samples-{number:05d}.jsonl.zst"
             write_jsonl(path, (sample.to_json() for sample in samples))
@@ -101,7 +109,7 @@ def convert(
         "frame": options["frame"],
         **counts.to_json(),
         "shards": shards,
-        "versions": package_versions("pillow", "zstandard"),
+        "versions": package_versions("av", "pillow", "pillow-heif", "zstandard"),
     }
     write_json(manifest, content)
     return content
@@ -201,39 +209,58 @@ class Checker:
         try:
             if row.rejection:
                 raise row.rejection
-            self._check_media(sample)
-            self._check_elements(sample, row)
+            self._check_elements(sample, row, self._check_media(sample, row))
         except Rejection as rejection:
             counts.rows_rejected += 1
             counts.elements_rejected += len(row.elements)
             self._reject(row.name, rejection)
             return None
         counts.rows_kept += 1
+        counts.clipped += row.clipped
         counts.elements_kept += len(sample.boxes)
         counts.elements_rejected += len(row.elements) - len(sample.boxes)
         if row.cell:
             counts.cells_kept[row.cell] += 1
         return sample
 
-    def _check_media(self, sample: Sample) -> None:
+    def _check_media(self, sample: Sample, row: Row) -> int:
+        """Fill in what the audit found out about the media.
+
+        Returns:
+            The EXIF orientation by which the row's boxes must follow their image; 1 if they lie on
+            it as it is.
+        """
+        turn = 1
+        facts = []
         for medium in sample.media:
+            declared = medium.width, medium.height
             audit, note = self.auditor.check(
-                medium.path, medium.width, medium.height, in_pixels=self.frame == "pixel"
+                medium.path,
+                *declared,
+                in_pixels=self.frame == "pixel",
+                kind=medium.kind,
+                boxes_follow=bool(row.elements),
             )
+            if audit.boxes_turn(*declared):
+                turn = audit.orientation
             medium.width, medium.height, medium.sha256 = audit.width, audit.height, audit.sha256
+            facts.append(audit.facts)
             if audit.orientation != 1:
                 sample.meta["exif_orientation"] = audit.orientation
             if note:
                 sample.meta["declared_size"] = note
+        if any(facts):
+            sample.meta["media"] = facts
+        return turn
 
-    def _check_elements(self, sample: Sample, row: Row) -> None:
+    def _check_elements(self, sample: Sample, row: Row, turn: int) -> None:
         """Fill boxes and points; ``points[i]`` is what to aim at in ``boxes[i]``."""
         replaced = []
         clipped = 0
         rejections = []
         for number, element in enumerate(row.elements):
             try:
-                box, point, was_clipped, was_replaced = self._check_element(sample, element)
+                box, point, was_clipped, was_replaced = self._check_element(sample, element, turn)
             except Rejection as rejection:
                 if len(row.elements) == 1:
                     raise
@@ -253,7 +280,9 @@ class Checker:
         self.counts.clipped += clipped
         self.counts.points_replaced += len(replaced)
 
-    def _check_element(self, sample: Sample, element: Element) -> tuple[Box, Point, bool, bool]:
+    def _check_element(
+        self, sample: Sample, element: Element, turn: int
+    ) -> tuple[Box, Point, bool, bool]:
         if not isinstance(element.label, str):
             raise Rejection("bad_instruction", f"a {type(element.label).__name__}, not text")
         if not (label := element.label.strip()):
@@ -261,10 +290,18 @@ class Checker:
         if len(sample.media) != 1:
             raise Rejection("bad_row", f"a box on {len(sample.media)} media")
         width, height = sample.media[0].width, sample.media[0].height
+        if turn in TURNED:
+            width, height = height, width
         corners, clipped = check_box(element.box, self.frame_name, width, height)
         if element.pixel_box is not None:
             check_agreement(corners, self.frame_name, element.pixel_box, width, height)
         point, replaced = check_point(element.point, corners)
+        if turn > 1:
+            scale_x, scale_y = frame_scale(self.frame, width, height)
+            size = width / scale_x, height / scale_y
+            left, top, right, bottom = upright(corners, turn, *size)
+            corners = [min(left, right), min(top, bottom), max(left, right), max(top, bottom)]
+            point = list(upright(point, turn, *size))
         box = Box(label=label, xyxy=corners, kind=element.kind)
         return box, Point(label=label, xy=point), clipped, replaced
 
@@ -297,7 +334,7 @@ def _frame(dataset: str, options: dict[str, Any], format_module: Any) -> str:
 
 
 def _blocks(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
-    """Consecutive rows of one file, at most ``size`` together."""
-    for _, of_file in groupby(rows, key=lambda row: row.file):
-        while block := list(islice(of_file, size)):
+    """Consecutive rows of one file, or of files that share a block, at most ``size`` together."""
+    for _, together in groupby(rows, key=lambda row: row.block or row.file):
+        while block := list(islice(together, size)):
             yield block

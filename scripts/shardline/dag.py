@@ -36,7 +36,10 @@ def flatten(value: Any, path: str) -> list[str]:
 def modules(options: dict[str, Any]) -> list[Path | str]:
     """The registry modules and plug-in files that a job's options name."""
     named = [(kind, options[key]) for key, kind in _KINDS.items() if options.get(key)]
-    named += [("filters", entry["name"]) for entry in options.get("filters", [])]
+    for entry in options.get("filters", []):
+        named += [("filters", entry["name"])]
+        if scorer := entry.get("options", {}).get("scorer"):
+            named += [("scorers", scorer)]
     if source := options.get("source"):
         scheme, _, rest = source.partition(":")
         named += [("sources", scheme)]

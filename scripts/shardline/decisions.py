@@ -5,8 +5,10 @@ A filter is one module in ``shardline/filters`` with::
     DEFAULTS: dict             # its options and their defaults
     CONTEXT: tuple[str, ...]   # what it compares with: "earlier" datasets, "benchmarks", or nothing
     def judge(samples: list[Sample], context: Context) -> Verdict
+    def check(options: dict)   # optional: ConfigError for values that make no sense, before any run
 
-``samples`` are those that the filters before it kept, in order.
+``samples`` are those that the filters before it kept, in order. An option ``scorer`` names a module
+of ``shardline/scorers``.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shardline.errors import ConfigError
 from shardline.samples import Sample
 
 
@@ -41,7 +44,8 @@ class Context:
 
     ``earlier`` and ``benchmarks`` are names of datasets; ``load`` reads a dataset's converted
     samples; ``phashes`` gives the perceptual hash of every image of samples, by sha256, None for
-    flat images; ``raw`` has a folder of raw data a dataset.
+    flat images; ``scores`` gives the score of every image of samples, by sha256, for a scorer's
+    name; ``raw`` has a folder of raw data a dataset.
     """
 
     dataset: str
@@ -51,3 +55,26 @@ class Context:
     raw: Path
     load: Callable[[str], list[Sample]]
     phashes: Callable[[Iterable[Sample]], dict[str, int | None]]
+    scores: Callable[[str, Iterable[Sample]], dict[str, float]]
+
+
+def check_filter(module: Any, options: dict[str, Any]) -> None:
+    """Let a filter check its options, if it wants to.
+
+    Raises:
+        ConfigError: they make no sense; the message begins with the option's name.
+    """
+    if hasattr(module, "check"):
+        module.check(options)
+
+
+def check_limits(options: dict[str, Any], least: str, most: str) -> None:
+    """See that of two options the minimum is not above the maximum, where 0 is none.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if options[most] and options[least] > options[most]:
+        raise ConfigError(
+            f"{least}: {options[least]!r}; allowed: up to {most}, which is {options[most]!r}"
+        )

@@ -5,13 +5,13 @@ A dataset's samples are divided as its image shards will be: by source shard and
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from shardline import registry
-from shardline.decisions import Context, Decision
+from shardline.decisions import Context, Decision, check_filter
 from shardline.errors import ConfigError, DataError, UserError
 from shardline.files import (
     canonical_json,
@@ -26,8 +26,10 @@ from shardline.files import (
 from shardline.parallel import Workers
 from shardline.perceptual import Hasher
 from shardline.samples import Sample
+from shardline.scoring import ImageScores
 from shardline.series import series_of
 from shardline.versions import package_versions
+from shardline.views import group_counts
 
 
 def decide(
@@ -102,6 +104,7 @@ def decide(
             "kept": sum(entry["kept"] for entry in entries),
             "rejected": len(rejected),
         },
+        "groups": group_counts(samples, {key: made.reason for key, (_, made) in rejected.items()}),
         "shards": entries,
         "versions": package_versions("imagehash", "numpy", "pillow", "scipy"),
     }
@@ -131,6 +134,7 @@ def _judge(
 ) -> tuple[dict[str, tuple[str, Decision]], list[dict[str, Any]]]:
     """Run the chain; return (filter, decision) of the rejected by id, and each filter's summary."""
     hasher = Hasher(workers)
+    image_scores = ImageScores(workers, options.get("plugins", []))
     loaded: dict[str, list[Sample]] = {}
 
     def load(name: str) -> list[Sample]:
@@ -139,15 +143,22 @@ def _judge(
             loaded[name] = [sample for _, (_, group) in shards for sample in group]
         return loaded[name]
 
-    def phashes(of: Iterable[Sample]) -> dict[str, int | None]:
-        images = {
+    def images(of: Iterable[Sample]) -> list[tuple[str, Path]]:
+        files = {
             medium.sha256: raw / sample.dataset / medium.path
             for sample in of
             for medium in sample.media
             if medium.kind == "image"
         }
-        hasher.add(list(images.items()))
-        return {sha256: hasher.hashes[sha256] for sha256 in images}
+        return list(files.items())
+
+    def phashes(of: Iterable[Sample]) -> dict[str, int | None]:
+        files = images(of)
+        hasher.add(files)
+        return {sha256: hasher.hashes[sha256] for sha256, _ in files}
+
+    def scores(scorer: str, of: Iterable[Sample]) -> dict[str, float]:
+        return image_scores.of(scorer, images(of))
 
     rejected: dict[str, tuple[str, Decision]] = {}
     summaries = []
@@ -161,18 +172,22 @@ def _judge(
             raw=raw,
             load=load,
             phashes=phashes,
+            scores=scores,
         )
         left = [sample for sample in samples if sample.id not in rejected]
         try:
+            check_filter(module, context.options)
             verdict = module.judge(left, context)
         except UserError as error:
             raise type(error)(f"{dataset}: {error}") from None
+        reasons = [made.reason for made in verdict.rejected.values()]
         rejected |= {name: (entry["name"], made) for name, made in verdict.rejected.items()}
         summaries.append(
             {
                 "name": entry["name"],
                 "options": context.options,
                 "rejected": len(verdict.rejected),
+                "reasons": dict(sorted(Counter(reasons).items())),
                 "figures": verdict.figures,
             }
         )

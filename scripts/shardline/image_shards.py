@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from shardline.embedded import read_medium
 from shardline.errors import DataError
 from shardline.files import (
     canonical_json,
@@ -121,7 +122,10 @@ def _members(sample: Sample, raw: Path) -> tuple[str, list[tuple[str, bytes]]]:
         zip(sample.media, extensions(sample), strict=True)
     ):
         path = raw / medium.path
-        data = path.read_bytes() if path.is_file() else b""
+        try:
+            data = read_medium(path)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            data = b""
         if sha256_bytes(data) != medium.sha256:
             raise DataError(
                 f"{path} changed since {sample.dataset} was converted; convert it again"
@@ -154,7 +158,7 @@ def _report(summary: dict[str, Any], rejected: list[dict[str, Any]]) -> dict[str
         {**entry, "matches": list(_matches(entry["name"], rejected))[:MATCHES]}
         for entry in summary["filters"]
     ]
-    keys = ("dataset", "variant", "samples")
+    keys = ("dataset", "variant", "samples", "groups")
     return {"stage": "filter", **{key: summary[key] for key in keys}, "filters": filters}
 
 

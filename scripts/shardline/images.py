@@ -2,41 +2,71 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
-import struct
-import warnings
-import zlib
-from collections.abc import Iterator
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-ORIENTATION_TAG = 0x0112
-TURNED = range(5, 9)  # EXIF orientations that swap width and height
-UNDECODABLE = (
-    OSError,
-    SyntaxError,  # Pillow's word for a broken PNG
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    ArithmeticError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
+from shardline.embedded import read_medium
+from shardline.errors import DataError
+from shardline.image_files import UNDECODABLE, BadImage, open_image, told
+
+IMAGE_ENDINGS = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"),
 )
+ORIENTATION_TAG = 0x0112
+UPRIGHT = {  # what to do with the stored picture for each EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+TURNED = range(5, 9)  # EXIF orientations that swap width and height
+JPEGS = ("JPEG", "MPO")  # further pictures of an MPO are other views, or help to show the first
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")  # pages of a TIFF count as frames, too
 
 
-class BadImage(Exception):
-    """Bytes that are no image we take: a short reason to count by, and the particulars."""
+class Probe(NamedTuple):
+    """An image file that decodes: its size upright, EXIF orientation 1 to 8, number of frames."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+    width: int
+    height: int
+    orientation: int
+    frames: int
+
+
+def probe(data: bytes, max_pixels: int | None = None) -> Probe:
+    """Decode all of an image file, only to see that it can be.
+
+    A JPEG is decoded at an eighth of its size: that reads all its bytes, and saves most of the
+    arithmetic. Of an animation, frames beyond ``max_pixels`` in all are not looked at: only the
+    first is ever used.
+
+    Raises:
+        BadImage: as `decode`.
+    """
+    with told(data, max_pixels):
+        image = open_image(data, max_pixels)
+        width, height = image.size
+        if image.format in JPEGS:
+            image.draft("L", (max(1, width // 8), max(1, height // 8)))
+        image.load()
+        if image.format == "HEIF":
+            width, height = image.size  # the header's size can be another one
+        orientation = _orientation(image)
+        frames = 1 if image.format in JPEGS else getattr(image, "n_frames", 1)
+        last = frames if max_pixels is None else min(frames, max_pixels // (width * height))
+        for frame in range(1, last if image.format in ANIMATED else 1):
+            image.seek(frame)
+            image.load()
+    if orientation in TURNED:
+        width, height = height, width
+    return Probe(width, height, orientation, frames)
 
 
 def decode(data: bytes, max_pixels: int | None = None) -> tuple[Image.Image, int]:
@@ -46,33 +76,25 @@ def decode(data: bytes, max_pixels: int | None = None) -> tuple[Image.Image, int
         The picture, and its EXIF orientation 1 to 8 (1: upright).
 
     Raises:
-        BadImage: ``empty_file``, ``too_many_pixels``, or ``corrupt_image`` (which a truncated one
-            is too).
+        BadImage: ``empty_file``, ``too_many_pixels``, ``unsupported_image``, or ``corrupt_image``
+            (which a truncated one is too).
     """
-    if not data:
-        raise BadImage("empty_file", "the file has no bytes")
-    with _limit(max_pixels):
-        try:
-            with Image.open(io.BytesIO(data)) as probe:
-                width, height = probe.size
-                if max_pixels is not None and width * height > max_pixels:
-                    raise BadImage(
-                        "too_many_pixels", f"{width}x{height} is over the limit of {max_pixels}"
-                    )
-                if width < 1 or height < 1:
-                    raise BadImage("corrupt_image", f"{width}x{height} pixels")
-                probe.verify()  # finds what decoding passes over: PNG checksums
-            image = Image.open(io.BytesIO(data))
-            image.load()
-            orientation = image.getexif().get(ORIENTATION_TAG, 1)
-        except UnidentifiedImageError:
-            raise BadImage("corrupt_image", "no known image format") from None
-        except Image.DecompressionBombError:
-            raise BadImage("too_many_pixels", f"over the limit of {max_pixels}") from None
-        except UNDECODABLE as error:
-            message = re.sub(r"<[^>]*>|0x[0-9a-f]+", "...", str(error))  # no memory addresses
-            raise BadImage("corrupt_image", message or type(error).__name__) from None
-    return image, orientation if orientation in range(1, 9) else 1
+    with told(data, max_pixels):
+        image = open_image(data, max_pixels)
+        image.load()
+        return image, _orientation(image)
+
+
+def decode_audited(path: str | Path) -> Image.Image:
+    """Decode an image that passed the audit, as `decode_rgb`.
+
+    Raises:
+        DataError: the file is gone or is no image any more.
+    """
+    try:
+        return decode_rgb(read_medium(path))
+    except (FileNotFoundError, BadImage) as problem:
+        raise DataError(f"{path}: {problem}; it was there and whole when it was audited") from None
 
 
 def decode_rgb(data: bytes, max_pixels: int | None = None) -> Image.Image:
@@ -81,24 +103,46 @@ def decode_rgb(data: bytes, max_pixels: int | None = None) -> Image.Image:
     Raises:
         BadImage: as `decode`.
     """
-    image, _ = decode(data, max_pixels)
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image, orientation = decode(data, max_pixels)
+    with told(data, max_pixels):
+        image = _as_rgb(image)
+    return image.transpose(UPRIGHT[orientation]) if orientation > 1 else image
+
+
+def upright(
+    values: Sequence[float], orientation: int, width: float, height: float
+) -> tuple[float, ...]:
+    """Alternating x, y values on the picture as stored, as they are on the picture upright.
+
+    Args:
+        values: coordinates.
+        orientation: EXIF orientation, 1 to 8.
+        width, height: of the picture as stored, in the unit of ``values``.
+    """
+    turned = []
+    for stored_x, stored_y in zip(values[::2], values[1::2], strict=True):
+        x = width - stored_x if orientation in (2, 3, 7, 8) else stored_x
+        y = height - stored_y if orientation in (3, 4, 6, 7) else stored_y
+        turned += [y, x] if orientation in TURNED else [x, y]
+    return tuple(turned)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, grey
+        values = np.asarray(image)
+        grey = (values >> 8).astype(np.uint8)
+        grey[values == image.info.get("transparency", -1)] = 255
+        image = Image.fromarray(grey)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-@contextlib.contextmanager
-def _limit(max_pixels: int | None) -> Iterator[None]:
-    """Let Pillow refuse more than ``max_pixels``, also in later frames, without its warnings."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = max_pixels
+def _orientation(image: Image.Image) -> int:
+    """EXIF (or XMP) orientation; 1 where it is absent, nonsense or cannot be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+        value = image.getexif().get(ORIENTATION_TAG, 1)
+    except UNDECODABLE:
+        return 1
+    return int(value) if value in range(1, 9) else 1

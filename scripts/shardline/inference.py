@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 
 import shardline.attention  # noqa: F401 (registers the attention that families ask for)
 from shardline.benchmark import items
+from shardline.embedded import read_medium
 from shardline.errors import ConfigError, DataError
 from shardline.files import read_json, sha256_bytes
 from shardline.images import BadImage, decode_rgb
@@ -153,7 +154,7 @@ class Prompter:
     def _open(self, path: str) -> tuple[torch.Tensor, tuple[int, int, int]]:
         file = self.raw / path
         try:
-            return self.resize(decode_rgb(file.read_bytes()))
+            return self.resize(decode_rgb(read_medium(file)))
         except FileNotFoundError:
             raise DataError(f"{file}: missing since the benchmark was converted") from None
         except BadImage as problem:

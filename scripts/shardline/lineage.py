@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shardline import locks, paths
+from shardline.embedded import file_of
 from shardline.errors import DataError, UserError
 from shardline.files import read_json, read_jsonl, sha256_file
 from shardline.plan_file import read_plan, samples_of_step
@@ -146,7 +147,7 @@ class Lineage:
         row = sample.id.removeprefix(f"{sample.dataset}:")
         annotation = row.rpartition("#")[0]
         files = []
-        for path in [annotation, *(medium.path for medium in sample.media)]:
+        for path in [annotation, *(file_of(medium.path) for medium in sample.media)]:
             if path not in locked:
                 raise DataError(
                     f"{sample.id}: {path} is not in {paths.lock(sample.dataset)}: the data was "
@@ -156,7 +157,7 @@ class Lineage:
             raw = f"{paths.raw(sample.dataset)}/{path}"
             files.append({"path": raw, "bytes": entry.bytes, "sha256": entry.sha256})
         for medium, file in zip(sample.media, files[1:], strict=True):
-            if medium.sha256 != file["sha256"]:
+            if file_of(medium.path) == medium.path and medium.sha256 != file["sha256"]:
                 raise DataError(
                     f"{sample.id}: it was converted from another {file['path']} (sha256 "
                     f"{medium.sha256}) than the one that is locked; run snakemake"

@@ -10,8 +10,8 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from shardline.errors import ConfigError, DataError
-from shardline.images import BadImage, decode_rgb
+from shardline.errors import ConfigError
+from shardline.images import decode_audited
 from shardline.parallel import Workers
 
 BITS = 64
@@ -38,10 +38,7 @@ def hash_file(path: str) -> int | None:
     Raises:
         DataError: the file is gone or is no image, though the audit took it.
     """
-    try:
-        return perceptual_hash(decode_rgb(Path(path).read_bytes()))
-    except (FileNotFoundError, BadImage) as problem:
-        raise DataError(f"{path}: {problem}; it was there and whole when it was audited") from None
+    return perceptual_hash(decode_audited(path))
 
 
 class Hasher:

@@ -1,4 +1,4 @@
-"""Finding a format, filter, metric, task, family, source or generator by its name.
+"""Finding a format, filter, scorer, metric, task, family, source or generator by its name.
 
 A kind is a sub-package of `shardline`, a name is a module in it; there is no list to keep.
 A user's plug-in file adds to a kind by defining classes or functions under
@@ -19,7 +19,9 @@ from typing import Any
 from shardline.errors import ConfigError
 from shardline.files import sha256_bytes
 
-KINDS = ("sources", "generators", "formats", "filters", "tasks", "families", "metrics")
+KINDS = (
+    "sources", "generators", "formats", "filters", "scorers", "tasks", "families", "metrics",
+)  # fmt: skip
 
 
 def names(kind: str, plugins: Sequence[str] = ()) -> list[str]:

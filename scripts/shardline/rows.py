@@ -55,19 +55,29 @@ class Row:
 
     ``file`` is relative to the raw folder and ``index`` counts from 0 in it. ``media`` have the
     declared size, or 0 where none is declared. ``cell`` is the benchmark's sub-group, if any.
+    Rows with the same ``block`` that follow each other may share a shard, though their files differ
+    (each is a small file of its own); by default it is the file. ``clipped`` counts boxes that the
+    format itself had to check and moved onto the image's edges.
     """
 
     file: str
     index: int
+    part: int | None = None
     media: list[Medium] = field(default_factory=list)
     elements: list[Element] = field(default_factory=list)
     messages: list[dict[str, Any]] = field(default_factory=list)
     group: str = ""
     cell: str = ""
+    block: str = ""
+    clipped: int = 0
     meta: dict[str, Any] = field(default_factory=dict)
     rejection: Rejection | None = None
 
     @property
     def name(self) -> str:
-        """``<annotation file>#<index>``: unique in a dataset, and where to look for the row."""
-        return f"{self.file}#{self.index}"
+        """``<annotation file>#<index>``: unique in a dataset, and where to look for the row.
+
+        A part of a row that holds several has ``<annotation file>#<index>.<part>``.
+        """
+        part = "" if self.part is None else f".{self.part}"
+        return f"{self.file}#{self.index}{part}"

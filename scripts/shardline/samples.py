@@ -25,7 +25,12 @@ Frame = Literal["pixel", "unit", "per_mille"]
 
 @dataclass(kw_only=True)
 class Medium:
-    """One image or video; ``width`` and ``height`` in pixels after EXIF orientation."""
+    """One image or video; ``width`` and ``height`` in pixels, upright.
+
+    What else is known of it is in the sample's ``meta["media"]``, a dictionary a medium in their
+    order, where there is anything: of a video ``frames``, ``fps``, ``duration`` (seconds), maybe
+    ``rotation`` (degrees clockwise) and ``pixel_aspect``; of an animation ``frames``.
+    """
 
     kind: Literal["image", "video"]
     path: str
@@ -77,6 +82,15 @@ class Sample:
         fields["boxes"] = [Box(**box) for box in data["boxes"]]
         fields["points"] = [Point(**point) for point in data["points"]]
         return cls(**fields)
+
+
+def texts(sample: Sample, *roles: str) -> list[str]:
+    """The text of each message of these roles, its parts put together, in order."""
+    return [
+        "".join(part["text"] for part in message["content"] if part["type"] == "text")
+        for message in sample.messages
+        if message["role"] in roles
+    ]
 
 
 def frame_scale(frame: Frame, width: int, height: int) -> tuple[float, float]:

@@ -71,7 +71,7 @@ def test_extends_takes_dotted_keys_and_finds_stages_by_name():
         (recipe(train=["demo_screens", "demo_screens%50"]), ["demo_screens stands there twice"]),
         (recipe(train=["demo_screens%many"]), ["is not `name` or `name%50`"]),
         (recipe(evaluate=["demo_screens"]), ["no benchmark", "`metric`"]),
-        (recipe(filters=["dedupe"]), ["filters = 'dedupe'", "allowed: dedup"]),
+        (recipe(filters=["dedupe"]), ["filters = 'dedupe'", "allowed: ", " dedup,"]),
         (recipe(filters=[{"dedup": {"distance": 1}}]), ["unknown key 'distance'", "max_distance"]),
         (recipe(filters=[{"overlap": {"limit": "9"}}]), ["overlap.limit: '9'", "a whole number"]),
         (recipe(filters=[{"overlap": {"limit": True}}]), ["overlap.limit: True", "a whole number"]),

@@ -14,6 +14,7 @@ from typing import Any
 
 from shardline import paths, registry
 from shardline.config.schema import Config, ModuleTuning, Recipe, Stage, Tokens, Tune
+from shardline.decisions import check_filter
 from shardline.errors import ConfigError
 from shardline.files import read_json, sha256_bytes, short_hash
 
@@ -182,7 +183,10 @@ class Project:
             "filters": filters,
             "earlier": earlier if "earlier" in context else [],
             "benchmarks": sorted(benchmarks) if "benchmarks" in context else [],
-            "plugins": self._plugins_of(filters=[entry["name"] for entry in filters]),
+            "plugins": self._plugins_of(
+                filters=[entry["name"] for entry in filters],
+                scorers=[entry["options"].get("scorer", "") for entry in filters],
+            ),
         }
         words = [entry["name"] for entry in filters] or ["all"]
         variant = "-".join([*words, short_hash({**options, "plugins": []})])
@@ -353,7 +357,8 @@ class Project:
         for entry in entries:
             ((name, given),) = entry.items()
             self._check_module("filters", name, f"{where}.filters")
-            defaults = self._module("filters", name).DEFAULTS
+            module = self._module("filters", name)
+            defaults = module.DEFAULTS
             if unknown := sorted(set(given) - set(defaults)):
                 raise ConfigError(
                     f"{where}.filters.{name}: unknown key {unknown[0]!r}; "
@@ -362,7 +367,14 @@ class Project:
             for key, value in given.items():
                 if problem := _filter_option_problem(value, defaults[key]):
                     raise ConfigError(f"{where}.filters.{name}.{key}: {value!r}; {problem}")
-            filters.append({"name": name, "options": {**defaults, **given}})
+            options = {**defaults, **given}
+            if "scorer" in options:
+                self._check_module("scorers", options["scorer"], f"{where}.filters.{name}.scorer")
+            try:
+                check_filter(module, options)
+            except ConfigError as error:
+                raise ConfigError(f"{where}.filters.{name}.{error}") from None
+            filters.append({"name": name, "options": options})
         return filters
 
     def _plugins_of(self, **named: list[str]) -> list[str]:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from shardline.decisions import Context, Decision, Verdict
+from shardline.embedded import read_medium
 from shardline.errors import GateError
 from shardline.images import decode_rgb
 from shardline.perceptual import distance, near_pairs
@@ -131,7 +132,7 @@ def _parts(path: Path) -> np.ndarray:
 
     Bilinear, since Pillow's box filter takes whole pixels: small pictures differ from their copies.
     """
-    image = decode_rgb(path.read_bytes())
+    image = decode_rgb(read_medium(path))
     return np.asarray(image.resize((PARTS, PARTS), Image.Resampling.BILINEAR)).astype(np.int16)
 
 

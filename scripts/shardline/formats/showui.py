@@ -6,28 +6,43 @@ A file is a list of screens (or one screen), each with its elements::
         {"instruction": "Save", "bbox": [0.1, 0.2, 0.3, 0.4], "data_type": "text",
          "point": [0.2, 0.3]}]}
 
-An element's text may be called ``text``; a record without ``element`` that has a ``bbox`` of its
-own is a screen with one element. One screen becomes one sample.
+An element's text may be called ``text``, its kind ``type`` or ``class_name``. A record without
+``element`` that has a ``bbox`` of its own is a screen with one element, as in the parquet rows of
+ShowUI-desktop; if its ``bbox`` is a list of boxes, then ``instruction``, ``point`` and ``type`` are
+lists beside it, as in those of ShowUI-web. One record becomes one sample. Parquet files are read
+where there is no ``metadata``; `write` makes such a file of samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from shardline.annotations import (
-    ImageFinder,
-    check_options,
-    find_annotations,
-    read_records,
-    text_fields,
-)
-from shardline.rows import Element, Rejection, Row
+from shardline.annotations import ImageFinder, check_options, find_annotations, text_fields
+from shardline.files import atomic_file
+from shardline.records import first_of, image_of, read_records
+from shardline.rows import Element, Rejection, Row, brief
+from shardline.samples import Sample, to_unit
 
-DEFAULTS = {"annotations": "metadata/*.json"}
-IMAGE_KEYS = ("img_url", "img_filename", "image")
+DEFAULTS = {"annotations": None}
+LAYOUTS = ("metadata/*.json", "metadata/*.jsonl", "*.parquet", "*/*.parquet")
+IMAGE_KEYS = ("img_url", "img_filename", "image_url", "file_name", "image")
 LABEL_KEYS = ("instruction", "text", "task")
+KIND_KEYS = ("data_type", "type", "class_name")
+META_KEYS = ("id", "split", "task", "platform")
+COLUMNS = (
+    *IMAGE_KEYS,
+    "img_size",
+    "element",
+    "element_size",
+    "bbox",
+    "point",
+    *LABEL_KEYS[:-1],
+    *KIND_KEYS,
+    *META_KEYS,
+)
 
 
 def read(raw: Path, options: dict[str, Any]) -> Iterator[Row]:
@@ -37,10 +52,11 @@ def read(raw: Path, options: dict[str, Any]) -> Iterator[Row]:
     the dataset, then without that folder.
     """
     options = check_options(options, DEFAULTS, "format_options of showui")
-    for file in find_annotations(raw, [options["annotations"]]):
+    choices = [options["annotations"]] if options["annotations"] else LAYOUTS
+    for file in find_annotations(raw, choices):
         beside = str(PurePosixPath(file).parent.parent)
         finder = ImageFinder(raw, [f"{beside}/images", "images", beside, ""])
-        for index, record in read_records(raw, file):
+        for index, record in read_records(raw, file, COLUMNS):
             row = Row(file=file, index=index)
             try:
                 if isinstance(record, Rejection):
@@ -51,33 +67,96 @@ def read(raw: Path, options: dict[str, Any]) -> Iterator[Row]:
             yield row
 
 
+def write(path: Path, samples: Iterable[Sample]) -> dict[str, str]:
+    """Write samples as one annotation file, atomically and in constant memory.
+
+    Boxes and points become fractions. ``img_url`` is relative to ``images/`` where the picture lies
+    there, else to the dataset's folder, which is how `read` looks for it.
+
+    Returns:
+        Why samples are not in it, by their ids: ``no_elements``, or ``media`` for those that are
+        not one image.
+    """
+    left_out = {}
+    with atomic_file(path, "w") as file:
+        separator = "[\n"
+        for sample in samples:
+            if len(sample.media) != 1 or sample.media[0].kind != "image":
+                left_out[sample.id] = "media"
+            elif not sample.boxes:
+                left_out[sample.id] = "no_elements"
+            else:
+                file.write(separator + json.dumps(_record(sample), ensure_ascii=False))
+                separator = ",\n"
+        file.write("[]\n" if separator == "[\n" else "\n]\n")
+    return left_out
+
+
+def _record(sample: Sample) -> dict[str, Any]:
+    (medium,) = sample.media
+    size = medium.width, medium.height
+    elements = []
+    for index, box in enumerate(sample.boxes):
+        corners = to_unit(box.xyxy, sample.frame, *size)
+        if len(sample.points) == len(sample.boxes):
+            point = to_unit(sample.points[index].xy, sample.frame, *size)
+        else:
+            point = [(corners[0] + corners[2]) / 2, (corners[1] + corners[3]) / 2]
+        elements.append(
+            {"instruction": box.label, "bbox": corners, "data_type": box.kind, "point": point}
+        )
+    return {
+        "img_url": medium.path.removeprefix("images/"),
+        "img_size": list(size),
+        "element": elements,
+        "element_size": len(elements),
+    }
+
+
 def _fill(row: Row, record: dict[str, Any], finder: ImageFinder) -> None:
     elements = record.get("element")
     if elements is None and "bbox" in record:
-        elements = [record]
+        elements = _flat(record)
     if not isinstance(elements, list):
         raise Rejection("bad_row", "neither a list `element` nor a `bbox`")
     if not elements:
-        raise Rejection("no_elements", "the list `element` is empty")
+        raise Rejection("no_elements", "there are no elements")
     row.elements = [_element(value) for value in elements]
-    row.media = [finder.medium(_first(record, IMAGE_KEYS), record.get("img_size"))]
-    row.meta = text_fields(record, ("id", "split", "task", "platform"))
-    if record.get("element_size", len(elements)) != len(elements):
-        row.meta["element_size"] = str(record["element_size"])
+    row.media = [finder.medium(image_of(record, IMAGE_KEYS), record.get("img_size"))]
+    row.meta = text_fields(record, META_KEYS)
+    if record.get("element_size") not in (None, len(elements)):
+        row.meta["element_size"] = brief(record["element_size"])
+
+
+def _flat(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The elements of a record that has them as fields: one, or several as parallel lists."""
+    boxes = record["bbox"]
+    told_apart = isinstance(first_of(record, LABEL_KEYS), list)
+    if not isinstance(boxes, list) or not (told_apart or any(map(_is_box, boxes))):
+        return [record]
+    columns = {key: record[key] for key in (*LABEL_KEYS, *KIND_KEYS, "point")
+               if isinstance(record.get(key), list)}  # fmt: skip
+    for key, values in columns.items():
+        if len(values) != len(boxes):
+            raise Rejection("bad_row", f"{len(boxes)} in `bbox`, {len(values)} in `{key}`")
+    return [
+        {"bbox": box, **{key: values[index] for key, values in columns.items()}}
+        for index, box in enumerate(boxes)
+    ]
+
+
+def _is_box(value: Any) -> bool:
+    """Whether an item of a list is a box, not a number of one."""
+    return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
 
 
 def _element(value: Any) -> Element:
     if not isinstance(value, dict):
         return Element(label=None, box=value)
-    kind = value.get("data_type")
+    kind = first_of(value, KIND_KEYS)
     return Element(
-        label=_first(value, LABEL_KEYS),
+        label=first_of(value, LABEL_KEYS),
         box=value.get("bbox"),
         point=value.get("point"),
         kind=kind if isinstance(kind, str) else "",
     )
-
-
-def _first(record: dict[str, Any], keys: tuple[str, ...]) -> Any:
-    """The value of the first of ``keys`` that the record has."""
-    return next((record[key] for key in keys if key in record), None)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from shardline.embedded import read_medium
+from shardline.errors import DataError
 from shardline.files import read_jsonl, sha256_bytes
 from shardline.reporting.artefacts import Artefacts, Json
 from shardline.samples import Sample, to_unit
@@ -52,8 +54,9 @@ def embed_image(path: Path) -> tuple[str, int, int]:
 
     Raises:
         OSError: the file is missing or no image.
+        DataError: it lies in a parquet file that is broken.
     """
-    with Image.open(path) as opened:
+    with Image.open(io.BytesIO(read_medium(path))) as opened:
         image = ImageOps.exif_transpose(opened).convert("RGB")
     width, height = image.size
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
@@ -74,7 +77,7 @@ def scene_of(sample: Sample, artefacts: Artefacts) -> Scene:
     medium = sample.media[0]
     try:
         image, width, height = embed_image(artefacts.path(f"raw/{sample.dataset}/{medium.path}"))
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except (DataError, OSError, ValueError, Image.DecompressionBombError):
         return Scene(problem=f"the image {medium.path} cannot be read any more")
     return Scene(image=image, width=width, height=height)
 

@@ -1,0 +1,54 @@
+"""Keep one view of each group of views: the one that ``scorer`` finds best.
+
+Of equal scores the lowest view number wins, then the first in the dataset's order. Every sample
+about the chosen view stays. Samples without a group are not judged. A group's other views are gone
+for the filters after this one, so it stands last in a chain; the summary counts the groups of which
+nothing is left, whichever filter took it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from shardline.decisions import Context, Decision, Verdict
+from shardline.figures import spread
+from shardline.samples import Sample
+from shardline.views import best_view, views_by_group
+
+DEFAULTS = {"scorer": "sharpness"}
+CONTEXT = ()
+
+
+def judge(samples: list[Sample], context: Context) -> Verdict:
+    """Reject the samples of all other views as ``not_best_view``."""
+    scorer = context.options["scorer"]
+    grouped = [sample for sample in samples if sample.group]
+    scores = context.scores(scorer, grouped)
+    groups = views_by_group(grouped, scores)
+    rejected = {}
+    best_scores = []
+    ties = 0
+    for group, views in groups.items():
+        best = best_view(views)
+        best_scores.append(best.score)
+        ties += any(view.score == best.score for view in views if view is not best)
+        for view in views:
+            if view is not best:
+                detail = {
+                    "group": group,
+                    "score": view.score,
+                    "best": list(best.paths),
+                    "best_score": best.score,
+                }
+                rejected |= {name: Decision("not_best_view", detail) for name in view.samples}
+    sizes = Counter(len(views) for views in groups.values())
+    figures = {
+        "groups": len(groups),
+        "views": sum(len(views) for views in groups.values()),
+        "groups_by_views": {str(views): count for views, count in sorted(sizes.items())},
+        "images": len(scores),
+        "ties": ties,
+        "best_scores": spread(score for score in best_scores if score is not None),
+        "samples_without_group": len(samples) - len(grouped),
+    }
+    return Verdict(rejected, figures)

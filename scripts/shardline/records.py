@@ -1,0 +1,50 @@
+"""The records of an annotation file: its rows, as far as they are objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from shardline.embedded import place_of
+from shardline.row_files import read_rows
+from shardline.rows import Rejection, brief
+
+Record = dict[str, Any] | Rejection
+
+
+def read_records(raw: Path, file: str, columns: Sequence[str]) -> Iterator[tuple[int, Record]]:
+    """Yield number, from 0, and record of an annotation file, or why a row is none.
+
+    Args:
+        raw: the raw folder.
+        file: the file, relative to it; its ending tells how it is read, see `row_files`.
+        columns: of a parquet file, those that it has.
+
+    Raises:
+        DataError: the file is not what its ending says.
+    """
+    if file.endswith(".parquet"):
+        from shardline.parquet_rows import read_parquet
+
+        rows = read_parquet(raw, file, wanted=columns)
+    else:
+        rows = read_rows(raw, file)
+    for index, value in rows:
+        if isinstance(value, dict | Rejection):
+            yield index, value
+        else:
+            yield index, Rejection("bad_row", f"{brief(value)}, not an object")
+
+
+def image_of(record: dict[str, Any], keys: Sequence[str]) -> Any:
+    """A record's image: the one embedded in its ``image``, else the first name in ``keys``."""
+    value = record.get("image")
+    if isinstance(value, str) and place_of(value):
+        return value
+    return first_of(record, keys)
+
+
+def first_of(record: dict[str, Any], keys: Sequence[str]) -> Any:
+    """The value of the first of ``keys`` that the record has one for, else None."""
+    return next((record[key] for key in keys if record.get(key) is not None), None)
