@@ -179,7 +179,10 @@ def saved_dtype(folder: Path) -> torch.dtype:
 
 
 def probe_logits(family: ModuleType, folder: Path, model: torch.nn.Module) -> torch.Tensor:
-    """Logits fp32 [T, vocabulary] of a fixed question about a fixed image."""
+    """Logits fp32 [T, vocabulary] of a fixed question about a fixed image, on one thread.
+
+    How far they differ stands in the manifest, whose bytes do not depend on the number of cores.
+    """
     tokenizer = family.load_tokenizer(folder)
     placeholder = tokenizer.token_to_id(family.PLACEHOLDER)
     content = [{"type": "image"}, {"type": "text", "text": PROBE_TEXT}]
@@ -189,16 +192,16 @@ def probe_logits(family: ModuleType, folder: Path, model: torch.nn.Module) -> to
     image = torch.from_numpy(np.array(family.resize_image(Image.fromarray(ramp), grid)))
     expanded, _ = family.expand(input_ids, labels, [grid], placeholder)
     tokens = torch.from_numpy(expanded.astype(np.int64))[None]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with torch.no_grad():
-        return (
-            model(
-                input_ids=tokens,
-                mm_token_type_ids=(tokens == placeholder).long(),
-                **family.vision_inputs([image], [grid], "cpu", torch.float32),
-            )
-            .logits[0]
-            .float()
+        answer = model(
+            input_ids=tokens,
+            mm_token_type_ids=(tokens == placeholder).long(),
+            **family.vision_inputs([image], [grid], "cpu", torch.float32),
         )
+    torch.set_num_threads(threads)
+    return answer.logits[0].float()
 
 
 def _difference(expected: torch.Tensor, found: torch.Tensor) -> float:
