@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import shardline.attention  # noqa: F401 (registers the attention that families ask for)
 from shardline.errors import DataError, GateError
-from shardline.files import file_entry, read_json, sha256_file, write_json
+from shardline.files import file_entry, naming_full_disk, read_json, sha256_file, write_json
 from shardline.folders import install, remove, unfinished
 from shardline.training.outcome import EXTRA, final_folder
 from shardline.versions import package_versions
@@ -79,7 +79,8 @@ def merge_model(
     logits = probe_logits(family, model, merged)
     for config in (merged.config, merged.config.get_text_config()):
         config.use_cache = True
-    merged.save_pretrained(growing)
+    with naming_full_disk(growing):
+        merged.save_pretrained(growing)
     _add_processor(family, model, growing)
     if limits:
         family.set_image_limits(growing, *limits)
