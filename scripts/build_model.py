@@ -23,6 +23,7 @@ from pathlib import Path
 
 from shardline import registry
 from shardline.errors import run_program
+from shardline.lease import beside, lease
 from shardline.model_building import build_model
 
 
@@ -40,16 +41,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     options = arguments.options
     plugins = options.get("plugins", [])
-    build_model(
-        arguments.model,
-        options,
-        arguments.converted,
-        family=registry.load("families", options["family"], plugins),
-        task=registry.load("tasks", options["task"], plugins),
-        raw=arguments.raw,
-        lock=arguments.lock,
-        files=arguments.files,
-    )
+    with lease(beside(arguments.raw)):
+        build_model(
+            arguments.model,
+            options,
+            arguments.converted,
+            family=registry.load("families", options["family"], plugins),
+            task=registry.load("tasks", options["task"], plugins),
+            raw=arguments.raw,
+            lock=arguments.lock,
+            files=arguments.files,
+        )
 
 
 if __name__ == "__main__":

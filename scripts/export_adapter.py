@@ -20,6 +20,7 @@ from pathlib import Path
 
 from shardline.errors import run_program
 from shardline.exporting.adapter import export_adapter
+from shardline.lease import beside, lease
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, required=True, help="adapter folder to write")
     parser.add_argument("--manifest", type=Path, required=True, help="manifest to write")
     arguments = parser.parse_args(argv)
-    export_adapter(arguments.result, arguments.folder, arguments.manifest)
+    with lease(beside(arguments.folder)):
+        export_adapter(arguments.result, arguments.folder, arguments.manifest)
 
 
 if __name__ == "__main__":

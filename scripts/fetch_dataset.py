@@ -26,6 +26,7 @@ from pathlib import Path
 
 from shardline.errors import run_program
 from shardline.fetching import fetch
+from shardline.lease import beside, lease
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,14 +43,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--lock", type=Path, required=True, help="where the lock goes")
     parser.add_argument("--files", type=Path, required=True, help="where the file list goes")
     arguments = parser.parse_args(argv)
-    fetch(
-        name=arguments.dataset,
-        kind="dataset",
-        options=arguments.options,
-        raw=arguments.raw,
-        lock=arguments.lock,
-        files=arguments.files,
-    )
+    with lease(beside(arguments.raw)):
+        fetch(
+            name=arguments.dataset,
+            kind="dataset",
+            options=arguments.options,
+            raw=arguments.raw,
+            lock=arguments.lock,
+            files=arguments.files,
+        )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from shardline import lean, registry
 from shardline.errors import run_program
+from shardline.lease import beside, lease
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,15 +47,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     torch.set_num_threads(arguments.threads)
     lean.quiet()
-    merge_model(
-        registry.load("families", options["family"], options.get("plugins", ())),
-        arguments.result,
-        arguments.model,
-        arguments.model_manifest,
-        arguments.folder,
-        arguments.manifest,
-        tuple(options[key] for key in ("min_visual_tokens", "max_visual_tokens")),
-    )
+    with lease(beside(arguments.folder)):
+        merge_model(
+            registry.load("families", options["family"], options.get("plugins", ())),
+            arguments.result,
+            arguments.model,
+            arguments.model_manifest,
+            arguments.folder,
+            arguments.manifest,
+            tuple(options[key] for key in ("min_visual_tokens", "max_visual_tokens")),
+        )
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ from shardline import lean
 from shardline.errors import ConfigError, run_program
 from shardline.files import write_json
 from shardline.hardware import load_hardware
+from shardline.lease import lease
 from shardline.training import launch, outcome
-from shardline.training.lease import lease
 from shardline.training.signals import StopRequest
 from shardline.training.workkey import work_key
 
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with StopRequest() as stop:
             train(stop)
         return
-    with lease(work) as held:
+    with lease(work / "lease") as held:
         if not outcome.finished(work):
             if hardware.ranks > 1:
                 program = [__file__, *(sys.argv[1:] if argv is None else argv)]

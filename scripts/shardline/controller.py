@@ -72,9 +72,11 @@ def check_records() -> None:
     """Refuse results whose Snakemake records are gone: changes could not be seen any more.
 
     Raises:
-        UserError: there are results, but no ``.snakemake/metadata``.
+        UserError: there are results, but no ``.snakemake/metadata``, nor the mark of a job that
+            was killed before the first record.
     """
-    if any(Path(RESULTS).glob("raw/*.lock.json")) and not any((RECORDS / "metadata").glob("*")):
+    kept = any(any((RECORDS / kind).glob("*")) for kind in ("metadata", "incomplete"))
+    if any(Path(RESULTS).glob("raw/*.lock.json")) and not kept:
         raise UserError(
             "results/ holds artefacts, but their records (.snakemake/metadata) are missing, so "
             "changed parameters could not be seen; copy .snakemake along with results/, or move "

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -35,6 +37,37 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming_full_disk(folder: Path) -> Iterator[None]:
+    """Raise the OSError of a full disk where a library that writes below ``folder`` hides it.
+
+    torch and safetensors write from C++ and Rust: a full disk comes up as their own errors.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if not has_space(folder):
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+            raise full from error
+        raise
+
+
+def has_space(folder: Path, size: int = 1 << 20) -> bool:
+    """Whether ``size`` more bytes can be written to the disk of ``folder``."""
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(size))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.errno not in (errno.ENOSPC, errno.EDQUOT)
+    return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from shardline.errors import ConfigError, DataError, SampleError
-from shardline.files import read_json, read_jsonl, short_hash
+from shardline.files import naming_full_disk, read_json, read_jsonl, short_hash
 from shardline.locks import write_lock
 from shardline.samples import Sample
 
@@ -52,7 +52,8 @@ def build_model(
     for folder in (building, raw):
         shutil.rmtree(folder, ignore_errors=True)
     building.mkdir(parents=True)
-    family.build_model(config, tokenizer, building, config["seed"])
+    with naming_full_disk(building):
+        family.build_model(config, tokenizer, building, config["seed"])
     building.rename(raw)
     write_lock(
         raw,

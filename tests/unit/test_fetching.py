@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 from typing import ClassVar
@@ -186,7 +187,43 @@ def test_generator_from_a_plugin_and_what_a_killed_one_left(results, tmp_path):
     second = fetch(results, "d", source_options={"count": 3}, **options)
     assert second["files"] == 3 and second["revision"] != first["revision"]
     names = {path.name for path in (results / "raw").iterdir()}
-    assert names == {"d", "d.lock.json", "d.files.tsv"}
+    assert names == {".d.lease", "d", "d.lock.json", "d.files.tsv"}
+
+
+def test_a_second_run_waits_for_the_job_of_a_killed_one(results, tmp_path):
+    """Both write the same folder; neither may see the other's half of it."""
+    plugin = tmp_path / "slow.py"
+    plugin.write_text(
+        "import os, time\n"
+        "class Slow:\n"
+        "    @staticmethod\n"
+        "    def generate(folder, options):\n"
+        "        (folder / 'a.txt').write_text('a')\n"
+        f"        gate = {str(tmp_path / 'gate')!r}\n"
+        "        while not os.path.exists(gate):\n"
+        "            time.sleep(0.05)\n"
+        "        (folder / 'b.txt').write_text('b')\n"
+        "shardline_generators = {'slow': Slow}\n"
+    )
+    raw = results / "raw"
+    arguments = command_line(
+        dataset="d",
+        options=json.dumps({"source": "generate:slow", "plugins": [str(plugin)]}),
+        raw=raw / "d",
+        lock=raw / "d.lock.json",
+        files=raw / "d.files.tsv",
+    )
+    command = [sys.executable, "-u", ROOT / "scripts/fetch_dataset.py", *arguments]
+    with subprocess.Popen(command) as orphan:
+        while not list(raw.glob(".d.*/a.txt")):
+            assert orphan.poll() is None
+            time.sleep(0.05)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as second:
+            said = second.stdout.readline()
+            (tmp_path / "gate").touch()
+    assert f"waiting for process {orphan.pid} on " in said
+    assert (orphan.returncode, second.returncode) == (0, 0)
+    assert {path.name for path in (raw / "d").iterdir()} == {"a.txt", "b.txt"}
 
 
 def test_a_model_needs_config_and_safetensors(results, tmp_path):
@@ -316,7 +353,7 @@ def test_hub_snapshot(results, hub):
     }
     assert (results / "raw/d/images/a.png").read_bytes() == b"picture"
     assert "Bearer hf_secret" in Hub.seen and "hf_secret" not in done.stdout + done.stderr
-    assert not list((results / "raw").glob(".*"))
+    assert not list((results / "raw").glob(".*.unfinished"))
 
 
 def test_hub_archives_are_unpacked(results, hub):
@@ -339,7 +376,7 @@ def test_hub_download_that_was_killed_while_unpacking(results, hub):
     done = fetch_in_a_process(results, hub, "good@v1", source_options=options)
     assert done.returncode == 0, done.stderr
     assert locks.verify(results / "raw/d.lock.json", results / "raw/d") == []
-    assert not list((results / "raw").glob(".*"))
+    assert not list((results / "raw").glob(".*.unfinished"))
 
 
 def test_hub_model_without_its_pickle(results, hub):

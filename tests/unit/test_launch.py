@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from shardline.errors import Interrupted, UserError
+from shardline.lease import lease
 from shardline.training import launch, signals
-from shardline.training.lease import lease
 from shardline.training.signals import StopRequest
 
 PROGRAM = """
@@ -33,7 +33,7 @@ time.sleep({"end": 0}.get(how, 60))
 def _run(folder: Path, how: str) -> None:
     program = folder / "program.py"
     program.write_text(PROGRAM)
-    with lease(folder / "work") as held:
+    with lease(folder / "work" / "lease") as held:
         launch.run_ranks([str(program), str(folder), how, str(held)], 2, 2, held)
 
 

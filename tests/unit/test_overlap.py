@@ -326,10 +326,8 @@ def test_over_the_limit_the_gate_fails_and_says_what_to_do(one_copy: Path) -> No
         decide(one_copy, benchmarks=("other", "bench"))
     message = str(caught.value)
     distance = bits(one_copy / "train/images/3.jpg", one_copy / "bench/images/12.png")
-    assert (
-        message.startswith("train: overlap: near copies of benchmark images")
-        and "limit of 0" in message
-    )
+    assert message.startswith("train: overlap: near copies of benchmark images in training ")
+    assert "dataset train: 1, over the limit of 0" in message
     assert f"images/3.jpg = bench images/12.png ({distance} of 64 bits differ)" in message
     assert not lines(one_copy)
     assert not (one_copy / "results/filtered/train/v/decisions.json").exists()

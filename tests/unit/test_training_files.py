@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from shardline import lease
 from shardline.errors import ConfigError
 from shardline.files import write_json
-from shardline.training import checkpoints, lease
+from shardline.training import checkpoints
 from shardline.training.journal import Journal, read_journal
 from shardline.training.schedule import learning_rate_factor, warmup_steps
 from shardline.training.workkey import work_key
@@ -92,7 +93,7 @@ def test_the_last_two_are_kept_by_number(tmp_path: Path) -> None:
 
 
 def _hold(folder: Path, held, release) -> None:
-    with lease.lease(folder):
+    with lease.lease(folder / "lease"):
         held.set()
         release.wait(30)
 
@@ -107,7 +108,7 @@ def test_a_second_writer_waits_and_says_for_whom(tmp_path: Path) -> None:
     acquired = threading.Event()
 
     def wait() -> None:
-        with lease.lease(tmp_path / "key", said.append):
+        with lease.lease(tmp_path / "key" / "lease", said.append):
             acquired.set()
 
     waiting = threading.Thread(target=wait)
@@ -121,7 +122,7 @@ def test_a_second_writer_waits_and_says_for_whom(tmp_path: Path) -> None:
 
 
 def test_a_child_keeps_the_lease_of_a_killed_parent(tmp_path: Path) -> None:
-    with lease.lease(tmp_path) as held:
+    with lease.lease(tmp_path / "lease") as held:
         inherited = os.dup(held)
     other = os.open(tmp_path / "lease", os.O_RDWR)
     with pytest.raises(BlockingIOError):

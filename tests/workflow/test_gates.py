@@ -77,7 +77,10 @@ def test_a_benchmark_screen_in_the_training_data_stops_the_run(tmp_path: Path) -
 
     run = workspace.snakemake("data", check=False)
     assert run.code != 0
-    assert "error: mine: overlap: 1 image" in run.output
+    assert (
+        "error: mine: overlap: near copies of benchmark images in training dataset mine: 1,"
+        in run.output
+    )
     benchmark_path = other.relative_to(tmp_path / "bench")
     assert f"images/{image.name} = bench {benchmark_path} (the same file)" in run.output
     assert "overlap: {limit: 1}" in run.output

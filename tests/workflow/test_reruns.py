@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import re
 import shutil
@@ -246,6 +247,14 @@ def test_results_without_their_records_are_an_error(clone):
     assert run.code != 0
     assert "error: results/ holds artefacts, but their records" in run.output
     assert "Traceback" not in run.output
+
+
+def test_a_run_that_was_killed_before_its_first_record_goes_on(clone):
+    lock = "results/raw/demo_night.lock.json"
+    clone.path(".snakemake/metadata").rename(clone.path("gone"))
+    mark = base64.b64encode(lock.encode()).decode()
+    clone.path(f".snakemake/incomplete/{mark}").touch()
+    assert clone.dry_run("all").jobs["fetch_dataset"] >= 1
 
 
 def test_two_recipes_that_differ_in_learning_rate_share_data_and_tokens(project):

@@ -163,3 +163,22 @@ def wait_for(condition, seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.05)
+
+
+def assert_same_artefacts(found: Workspace, expected: Workspace) -> None:
+    """Every file of every stage is there and has the same bytes, what killed writers left aside."""
+    for part in ("raw", "converted", "filtered", "tokens", "plans", "models", "evals"):
+        left, right = (
+            _contents(workspace.path("results") / part) for workspace in (found, expected)
+        )
+        assert left.keys() == right.keys(), part
+        different = [name for name in right if left[name] != right[name]]
+        assert not different, different
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not file.name.endswith(".tmp")
+    }

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import shardline.attention  # noqa: F401 (registers the attention that families ask for)
 from shardline.errors import DataError, GateError
-from shardline.files import file_entry, read_json, sha256_file, write_json
+from shardline.files import file_entry, naming_full_disk, read_json, sha256_file, write_json
 from shardline.folders import install, remove, unfinished
 from shardline.training.outcome import EXTRA, final_folder
 from shardline.versions import package_versions
@@ -79,7 +79,8 @@ def merge_model(
     logits = probe_logits(family, model, merged)
     for config in (merged.config, merged.config.get_text_config()):
         config.use_cache = True
-    merged.save_pretrained(growing)
+    with naming_full_disk(growing):
+        merged.save_pretrained(growing)
     _add_processor(family, model, growing)
     if limits:
         family.set_image_limits(growing, *limits)
@@ -179,7 +180,10 @@ def saved_dtype(folder: Path) -> torch.dtype:
 
 
 def probe_logits(family: ModuleType, folder: Path, model: torch.nn.Module) -> torch.Tensor:
-    """Logits fp32 [T, vocabulary] of a fixed question about a fixed image."""
+    """Logits fp32 [T, vocabulary] of a fixed question about a fixed image, on one thread.
+
+    How far they differ stands in the manifest, whose bytes do not depend on the number of cores.
+    """
     tokenizer = family.load_tokenizer(folder)
     placeholder = tokenizer.token_to_id(family.PLACEHOLDER)
     content = [{"type": "image"}, {"type": "text", "text": PROBE_TEXT}]
@@ -189,16 +193,16 @@ def probe_logits(family: ModuleType, folder: Path, model: torch.nn.Module) -> to
     image = torch.from_numpy(np.array(family.resize_image(Image.fromarray(ramp), grid)))
     expanded, _ = family.expand(input_ids, labels, [grid], placeholder)
     tokens = torch.from_numpy(expanded.astype(np.int64))[None]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with torch.no_grad():
-        return (
-            model(
-                input_ids=tokens,
-                mm_token_type_ids=(tokens == placeholder).long(),
-                **family.vision_inputs([image], [grid], "cpu", torch.float32),
-            )
-            .logits[0]
-            .float()
+        answer = model(
+            input_ids=tokens,
+            mm_token_type_ids=(tokens == placeholder).long(),
+            **family.vision_inputs([image], [grid], "cpu", torch.float32),
         )
+    torch.set_num_threads(threads)
+    return answer.logits[0].float()
 
 
 def _difference(expected: torch.Tensor, found: torch.Tensor) -> float:

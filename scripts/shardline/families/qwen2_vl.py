@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -230,22 +231,24 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device | str) -> 
             raise DataError(f"{folder}: {problem.replace('_', ' ')}: {', '.join(keys[:5])}")
     model.config.use_cache = False
     model.config.text_config.use_cache = False
-    multiply_patches(model.model.visual.patch_embed.proj)
+    model.model.visual.patch_embed.proj.__class__ = _patch_product()
     return model.to(device)
 
 
-def multiply_patches(convolution: torch.nn.Conv3d) -> None:
-    """Let a convolution whose input is one patch large run as the matrix product that it is.
+@cache
+def _patch_product() -> type[torch.nn.Conv3d]:
+    """A Conv3d whose input is as large as its kernel, run as the matrix product that it is.
 
     The kernels of Conv3d took three times as long on a CPU, forward and backward.
     """
     import torch
 
-    def forward(patches):
-        product = torch.nn.functional.linear(patches.flatten(1), convolution.weight.flatten(1))
-        return product[:, :, None, None, None]
+    class PatchProduct(torch.nn.Conv3d):
+        def forward(self, patches):
+            product = torch.nn.functional.linear(patches.flatten(1), self.weight.flatten(1))
+            return product[:, :, None, None, None]
 
-    convolution.forward = forward
+    return PatchProduct
 
 
 def module_of(parameter_name: str) -> str:

@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 
 from shardline import lean, registry
 from shardline.errors import Interrupted
-from shardline.files import read_json, sha256_file, write_json
+from shardline.files import naming_full_disk, read_json, sha256_file, write_json
 from shardline.hardware import Hardware, forwards
 from shardline.loader import PlanDataset
 from shardline.training import checkpoints, gates, outcome
@@ -108,7 +108,8 @@ def train(stage: Stage, stop: StopRequest) -> None:
     if rank == 0:
         unfinished = stage.work / outcome.UNFINISHED
         outcome.discard(unfinished)
-        save_weights(trainer.model, state, unfinished, DTYPES[options["precision"]])
+        with naming_full_disk(unfinished):
+            save_weights(trainer.model, state, unfinished, DTYPES[options["precision"]])
         losses = [line["metrics"]["loss"] for line in read_journal(stage.work)]
         outcome.finish(
             stage.work,

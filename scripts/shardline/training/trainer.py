@@ -21,6 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from shardline.errors import GateError
+from shardline.files import naming_full_disk
 from shardline.training import checkpoints
 from shardline.training.journal import Journal
 from shardline.training.packs import Row, token_losses
@@ -163,6 +164,10 @@ class PlanTrainer(Trainer):
             if parameter.requires_grad
         }
         save_file(tensors, folder / TRAINED, metadata={"format": "pt"})
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        with naming_full_disk(Path(self.args.output_dir)):
+            super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
