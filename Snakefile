@@ -1,6 +1,6 @@
 """Shardline: raw vision-language data to reported, fine-tuned models.
 
-Stages, each a file in rules/: sources, convert, filter, tokenize, plan, train, export, evaluate,
+Stages, each a file in rules/: sources, convert, score, filter, tokenize, plan, train, export, evaluate,
 report. Config: config/*.yaml, then your own --configfile. Hardware: a profile in profiles/.
 """
 
@@ -33,11 +33,13 @@ wildcard_constraints:
     model=r"\w+",
     benchmark=r"\w+",
     variant=r"[\w-]+",
+    scores=r"[\w-]+",
     shard=r"\d{5}-[a-z0-9]+",
 
 
 include: "rules/sources.smk"
 include: "rules/convert.smk"
+include: "rules/score.smk"
 include: "rules/filter.smk"
 include: "rules/tokenize.smk"
 include: "rules/plan.smk"

@@ -1,6 +1,6 @@
 """Chosen filters, then image shards.
 
-Needs: results/converted/ of the dataset, of the recipe's earlier datasets (dedup) and of its
+Needs: results/scores/ of the dataset where a filter judges by scores; results/converted/ of the dataset, of the recipe's earlier datasets (dedup) and of its
 benchmarks (overlap).
 Makes: results/filtered/<dataset>/<variant>/{decisions.json,shard-*.tar,manifest.json,report.json,
 rejects.jsonl}. A variant is a chain of filters; recipes with equal chains share it.
@@ -21,6 +21,7 @@ checkpoint decide_filters:
     input:
         upstream.judge_anew,
         converted=upstream.converted,
+        scores=upstream.image_scores,
     output:
         decisions="results/filtered/{dataset}/{variant}/decisions.json",
     log:
@@ -41,6 +42,7 @@ checkpoint decide_filters:
             --options {params.options:q} \
             --converted results/converted \
             --raw results/raw \
+            --scores results/scores/{wildcards.dataset:q} \
             --decisions {output.decisions:q} \
             --threads {threads} \
             2>&1 | tee {log:q}

@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--converted", type=Path, required=True, help="folder of all datasets")
     parser.add_argument("--raw", type=Path, required=True, help="folder of all raw datasets")
+    parser.add_argument("--scores", type=Path, required=True, help="folder of the image scores")
     parser.add_argument("--decisions", type=Path, required=True, help="where the summary goes")
     parser.add_argument("--threads", type=int, default=1, help="processes that hash images")
     arguments = parser.parse_args(argv)
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options=arguments.options,
         converted=arguments.converted,
         raw=arguments.raw,
+        scores=arguments.scores,
         decisions=arguments.decisions,
         threads=arguments.threads,
     )

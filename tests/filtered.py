@@ -11,7 +11,7 @@ from shardline.decisions import Context, Verdict, check_filter
 from shardline.media import audit_image
 from shardline.parallel import Workers
 from shardline.samples import Medium, Sample
-from shardline.scoring import ImageScores
+from shardline.scoring import Run, images_of, scorer_options
 
 MAX_PIXELS = 100_000_000
 
@@ -60,17 +60,15 @@ def judge(name: str, samples: list[Sample], raw: Path = Path("."), **options: An
     options = {**module.DEFAULTS, **options}
     check_filter(module, options)
     with Workers(1) as workers:
-        known = ImageScores(workers)
-
-        def scores(scorer: str, of: Iterable[Sample]) -> dict[str, float]:
-            files = [
-                (medium.sha256, raw / medium.path)
-                for item in of
-                for medium in item.media
-                if medium.kind == "image"
-            ]
-            return known.of(scorer, files)
-
+        scores = {}
+        if hasattr(module, "scorer"):
+            scorer_name, given = module.scorer(options)
+            scorer = registry.load("scorers", scorer_name)
+            files = images_of(samples)
+            run = Run(model=None, device="cpu", threads=1, workers=workers)
+            chosen = scorer_options(scorer_name, scorer, given)
+            found = scorer.score([raw / path for path in files.values()], chosen, run)
+            scores = dict(zip(files, found, strict=True))
         context = Context(
             dataset="d",
             options=options,

@@ -17,7 +17,13 @@ from shardline.files import canonical_json, short_hash
 
 Table = dict[tuple[str, ...], dict[str, Any]]
 
-_KINDS = {"format": "formats", "family": "families", "task": "tasks", "metric": "metrics"}
+_KINDS = {
+    "format": "formats",
+    "scorer": "scorers",
+    "family": "families",
+    "task": "tasks",
+    "metric": "metrics",
+}
 
 
 class Unused:
@@ -38,8 +44,6 @@ def modules(options: dict[str, Any]) -> list[Path | str]:
     named = [(kind, options[key]) for key, kind in _KINDS.items() if options.get(key)]
     for entry in options.get("filters", []):
         named += [("filters", entry["name"])]
-        if scorer := entry.get("options", {}).get("scorer"):
-            named += [("scorers", scorer)]
     if source := options.get("source"):
         scheme, _, rest = source.partition(":")
         named += [("sources", scheme)]

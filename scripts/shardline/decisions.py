@@ -6,14 +6,16 @@ A filter is one module in ``shardline/filters`` with::
     CONTEXT: tuple[str, ...]   # what it compares with: "earlier" datasets, "benchmarks", or nothing
     def judge(samples: list[Sample], context: Context) -> Verdict
     def check(options: dict)   # optional: ConfigError for values that make no sense, before any run
+    def scorer(options: dict) -> tuple[str, dict]
+                               # optional: the module of ``shardline/scorers`` whose scores it
+                               # judges by, and that one's options
 
-``samples`` are those that the filters before it kept, in order. An option ``scorer`` names a module
-of ``shardline/scorers``.
+``samples`` are those that the filters before it kept, in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,8 +46,8 @@ class Context:
 
     ``earlier`` and ``benchmarks`` are names of datasets; ``load`` reads a dataset's converted
     samples; ``phashes`` gives the perceptual hash of every image of samples, by sha256, None for
-    flat images; ``scores`` gives the score of every image of samples, by sha256, for a scorer's
-    name; ``raw`` has a folder of raw data a dataset.
+    flat images; ``scores`` has the scores of every image of the dataset, by sha256, from the
+    filter's scorer; ``raw`` has a folder of raw data a dataset.
     """
 
     dataset: str
@@ -55,7 +57,7 @@ class Context:
     raw: Path
     load: Callable[[str], list[Sample]]
     phashes: Callable[[Iterable[Sample]], dict[str, int | None]]
-    scores: Callable[[str, Iterable[Sample]], dict[str, float]]
+    scores: Mapping[str, Mapping[str, float]]
 
 
 def check_filter(module: Any, options: dict[str, Any]) -> None:

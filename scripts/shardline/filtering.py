@@ -26,7 +26,7 @@ from shardline.files import (
 from shardline.parallel import Workers
 from shardline.perceptual import Hasher
 from shardline.samples import Sample
-from shardline.scoring import ImageScores
+from shardline.scoring import read_scores
 from shardline.series import series_of
 from shardline.versions import package_versions
 from shardline.views import group_counts
@@ -39,6 +39,7 @@ def decide(
     options: dict[str, Any],
     converted: Path,
     raw: Path,
+    scores: Path,
     decisions: Path,
     threads: int,
 ) -> dict[str, Any]:
@@ -47,10 +48,12 @@ def decide(
     Args:
         dataset: its name.
         variant: name of the filter chain.
-        options: ``filters`` (``name`` and ``options`` each, in order), ``earlier`` and
+        options: ``filters`` (``name``, ``options`` and, if it judges by scores, ``scores``, the
+            name of their folder; in order), ``earlier`` and
             ``benchmarks`` (names of datasets), ``plugins``.
         converted: folder with one converted dataset a sub-folder.
         raw: folder with one raw dataset a sub-folder.
+        scores: folder of the dataset's image scores, one scorer a sub-folder.
         decisions: where the summary goes; the lists become its siblings
             ``decisions-<shard>.jsonl``.
         threads: processes that hash images.
@@ -73,6 +76,7 @@ def decide(
             samples=samples,
             converted=converted,
             raw=raw,
+            scores=scores,
             workers=workers,
         )
     entries = []
@@ -130,11 +134,11 @@ def _judge(
     samples: list[Sample],
     converted: Path,
     raw: Path,
+    scores: Path,
     workers: Workers,
 ) -> tuple[dict[str, tuple[str, Decision]], list[dict[str, Any]]]:
     """Run the chain; return (filter, decision) of the rejected by id, and each filter's summary."""
     hasher = Hasher(workers)
-    image_scores = ImageScores(workers, options.get("plugins", []))
     loaded: dict[str, list[Sample]] = {}
 
     def load(name: str) -> list[Sample]:
@@ -157,9 +161,6 @@ def _judge(
         hasher.add(files)
         return {sha256: hasher.hashes[sha256] for sha256, _ in files}
 
-    def scores(scorer: str, of: Iterable[Sample]) -> dict[str, float]:
-        return image_scores.of(scorer, images(of))
-
     rejected: dict[str, tuple[str, Decision]] = {}
     summaries = []
     for entry in options["filters"]:
@@ -172,7 +173,9 @@ def _judge(
             raw=raw,
             load=load,
             phashes=phashes,
-            scores=scores,
+            scores=read_scores(scores / entry["scores"] / "manifest.json")
+            if entry.get("scores")
+            else {},
         )
         left = [sample for sample in samples if sample.id not in rejected]
         try:

@@ -30,6 +30,16 @@ def converted(dataset: str) -> str:
     return f"{RESULTS}/converted/{dataset}/manifest.json"
 
 
+def classifier(scores: str) -> str:
+    """Manifest of the trained classifier behind scores; its folder has the same name."""
+    return f"{RESULTS}/classifiers/{scores}.json"
+
+
+def image_scores(dataset: str, scores: str) -> str:
+    """Manifest of a dataset's image scores."""
+    return f"{RESULTS}/scores/{dataset}/{scores}/manifest.json"
+
+
 def decisions(dataset: str, variant: str) -> str:
     """What a filter chain decided about a dataset."""
     return f"{RESULTS}/filtered/{dataset}/{variant}/decisions.json"

@@ -52,6 +52,49 @@ class Upstream:
         names = [wildcards.dataset, *options["earlier"], *options["benchmarks"]]
         return [paths.converted(name) for name in names]
 
+    def image_scores(self, wildcards):
+        """Manifests of the scores that a filter chain judges by."""
+        options = self._project.decide[wildcards.dataset, wildcards.variant]
+        names = dict.fromkeys(entry["scores"] for entry in options["filters"] if "scores" in entry)
+        return [paths.image_scores(wildcards.dataset, name) for name in names]
+
+    def scorer_model(self, wildcards):
+        """Manifest of the model behind scores: a fetched one's lock, or a trained classifier's."""
+        if (wildcards.scores,) in self._project.train_classifier:
+            return paths.classifier(wildcards.scores)
+        if name := self._project.model_of.get(("scores", wildcards.scores)):
+            return paths.model_lock(name)
+        return []
+
+    def labels(self, wildcards):
+        """Manifest of the labelled images that a classifier learns from."""
+        return paths.converted(self._project.labels_of[wildcards.scores])
+
+    def classifier_weights(self, wildcards):
+        """Lock of the model that a classifier starts from, if it starts from one."""
+        name = self._project.model_of.get(("scores", wildcards.scores))
+        return paths.model_lock(name) if name else []
+
+    def converted_dataset(self, wildcards):
+        """Manifest of one converted dataset."""
+        return paths.converted(wildcards.dataset)
+
+    def converted_shard_hash(self, wildcards):
+        """Hash of one converted shard."""
+        return self._converted_shards(wildcards).get(wildcards.block)
+
+    def score_shards(self, wildcards):
+        """The scores of all shards of a converted dataset."""
+        folder = f"{paths.RESULTS}/scores/{wildcards.dataset}/{wildcards.scores}"
+        return [f"{folder}/scores-{block}.jsonl" for block in self._converted_shards(wildcards)]
+
+    def _converted_shards(self, wildcards) -> dict[str, str]:
+        gate = self._gates.convert_dataset.get(dataset=wildcards.dataset)
+        return {
+            entry["name"].removeprefix("samples-").removesuffix(".jsonl.zst"): entry["sha256"]
+            for entry in read_json(gate.output.manifest)["shards"]
+        }
+
     def decided_shard(self, wildcards):
         """Hash of what was decided about one shard and of its source."""
         return self._decided_shards(wildcards).get(wildcards.shard)

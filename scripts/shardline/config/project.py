@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from shardline import paths, registry
-from shardline.config.schema import Config, ModuleTuning, Recipe, Stage, Tokens, Tune
+from shardline.config.schema import MODEL_SOURCE, Config, ModuleTuning, Recipe, Stage, Tokens, Tune
 from shardline.decisions import check_filter
 from shardline.errors import ConfigError
 from shardline.files import read_json, sha256_bytes, short_hash
+from shardline.scoring import scorer_options
 
 Options = dict[str, Any]
 _MIXTURE = re.compile(r"^(?P<dataset>[A-Za-z][A-Za-z0-9_]*)(%(?P<percent>\d+(\.\d+)?))?$")
@@ -45,6 +46,10 @@ class Project:
         self.plugins = sorted(config.plugins)
         self.fetch: dict[tuple[str], Options] = {}
         self.convert: dict[tuple[str], Options] = {}
+        self.scorers: dict[str, Options] = {}
+        self.train_classifier: dict[tuple[str], Options] = {}
+        self.labels_of: dict[str, str] = {}
+        self.score_images: dict[tuple[str, str], Options] = {}
         self.decide: dict[tuple[str, str], Options] = {}
         self.tokenize: dict[tuple[str, str], Options] = {}
         self.filter_of: dict[tuple[str, str], str] = {}
@@ -183,11 +188,11 @@ class Project:
             "filters": filters,
             "earlier": earlier if "earlier" in context else [],
             "benchmarks": sorted(benchmarks) if "benchmarks" in context else [],
-            "plugins": self._plugins_of(
-                filters=[entry["name"] for entry in filters],
-                scorers=[entry["options"].get("scorer", "") for entry in filters],
-            ),
+            "plugins": self._plugins_of(filters=[entry["name"] for entry in filters]),
         }
+        for entry in filters:
+            if scores := entry.get("scores"):
+                self.score_images[dataset, scores] = self.scorers[scores]
         words = [entry["name"] for entry in filters] or ["all"]
         variant = "-".join([*words, short_hash({**options, "plugins": []})])
         self.decide[dataset, variant] = options
@@ -210,9 +215,12 @@ class Project:
         return variant
 
     def _add_model(self, source: str, recipe: Recipe, where: str) -> str:
-        kind, _, rest = source.partition(":")
-        if kind == "init":
-            return self._add_built_model(rest, recipe, where)
+        if source.startswith("init:"):
+            return self._add_built_model(source.removeprefix("init:"), recipe, where)
+        return self._add_source_model(source)
+
+    def _add_source_model(self, source: str) -> str:
+        rest = source.partition(":")[2]
         words = re.sub(r"[^A-Za-z0-9]+", "-", rest.split("@")[0].strip("/").split("/")[-1])
         name = f"{words}-{short_hash(source)}"
         self.fetch_model[(name,)] = {"source": source}
@@ -368,14 +376,46 @@ class Project:
                 if problem := _filter_option_problem(value, defaults[key]):
                     raise ConfigError(f"{where}.filters.{name}.{key}: {value!r}; {problem}")
             options = {**defaults, **given}
-            if "scorer" in options:
-                self._check_module("scorers", options["scorer"], f"{where}.filters.{name}.scorer")
             try:
                 check_filter(module, options)
             except ConfigError as error:
                 raise ConfigError(f"{where}.filters.{name}.{error}") from None
-            filters.append({"name": name, "options": options})
+            scores = self._scorer(module, options, f"{where}.filters.{name}")
+            filters.append(
+                {"name": name, "options": options, **({"scores": scores} if scores else {})}
+            )
         return filters
+
+    def _scorer(self, module: Any, options: Options, where: str) -> str | None:
+        """Name of the scores that a filter judges by, and what makes them; None if by none."""
+        if not hasattr(module, "scorer"):
+            return None
+        name, given = module.scorer(options)
+        self._check_module("scorers", name, f"{where}.scorer")
+        scorer = self._module("scorers", name)
+        try:
+            chosen = scorer_options(name, scorer, given)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        scores = f"{name}-{short_hash(chosen)}"
+        self.scorers[scores] = {
+            "scorer": name,
+            "scorer_options": chosen,
+            "plugins": self._plugins_of(scorers=[name]),
+        }
+        if getattr(scorer, "TRAINED", False):
+            labels = chosen["labels"]
+            self._add_dataset(labels, f"{where}.labels")
+            self.train_classifier[(scores,)] = self.scorers[scores]
+            self.labels_of[scores] = labels
+        if source := chosen.get(getattr(scorer, "MODEL", "")):
+            if not re.match(MODEL_SOURCE, source) or source.startswith("init:"):
+                raise ConfigError(
+                    f"{where}.{scorer.MODEL} = {source!r}; allowed: hub://owner/name@revision, "
+                    "folder:/path"
+                )
+            self.model_of["scores", scores] = self._add_source_model(source)
+        return scores
 
     def _plugins_of(self, **named: list[str]) -> list[str]:
         """The plug-in files that provide any of the named modules, and no others."""

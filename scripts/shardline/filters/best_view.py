@@ -9,21 +9,27 @@ nothing is left, whichever filter took it.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from shardline.decisions import Context, Decision, Verdict
 from shardline.figures import spread
 from shardline.samples import Sample
+from shardline.scoring import images_of
 from shardline.views import best_view, views_by_group
 
-DEFAULTS = {"scorer": "sharpness"}
+DEFAULTS = {"scorer": "sharpness", "scorer_options": {}}
 CONTEXT = ()
+
+
+def scorer(options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The scorer that the options name."""
+    return options["scorer"], options["scorer_options"]
 
 
 def judge(samples: list[Sample], context: Context) -> Verdict:
     """Reject the samples of all other views as ``not_best_view``."""
-    scorer = context.options["scorer"]
     grouped = [sample for sample in samples if sample.group]
-    scores = context.scores(scorer, grouped)
+    scores = {sha256: context.scores[sha256]["score"] for sha256 in images_of(grouped)}
     groups = views_by_group(grouped, scores)
     rejected = {}
     best_scores = []

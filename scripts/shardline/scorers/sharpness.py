@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from shardline.images import decode_audited
-from shardline.parallel import Workers
+from shardline.scoring import Run
 
+DEFAULTS: dict[str, Any] = {}
 SIDE = 256  # pixels of the longer side, so that files of other sizes compare
 
 
-def score(files: Sequence[Path], workers: Workers) -> Iterator[float]:
+def score(files: Sequence[Path], options: dict[str, Any], run: Run) -> Iterator[dict[str, float]]:
     """The sharpness of each image file as people see it, in the order of ``files``."""
-    return workers.map(score_file, [str(file) for file in files])
+    for value in run.workers.map(score_file, [str(file) for file in files]):
+        yield {"score": value}
 
 
 def score_file(path: str) -> float:
