@@ -14,6 +14,7 @@ from raw_datasets import (
     rejects_of,
     samples_of,
     save,
+    tree_bytes,
     write_showui,
 )
 from shardline.boxes import FRAMES
@@ -212,6 +213,58 @@ def test_version_1_rows_of_uground(shared_data, results, tmp_path):
     assert manifest["rows"]["in"] == 150 and set(manifest["reasons"]) == {"missing_image"}
     first = samples_of(results, "ss")[0]
     assert first["boxes"][0] == {"label": "close", "xyxy": [910, 78, 954, 112], "kind": "icon"}
+    assert to_unit(first["boxes"][0]["xyxy"], "pixel", WIDTH, HEIGHT) == pytest.approx(
+        [0.947917, 0.144444, 0.99375, 0.207407], abs=1e-6
+    )
+
+
+def test_version_2_rows_of_gui_actor(shared_data, results):
+    source = shared_data / "screenspot_v2"
+    raw = tree_bytes(source)
+    manifest = lock_and_convert(results, "ss", source, "screenspot", "pixel_xyxy")
+    rejects = rejects_of(results, "ss")
+    check_sums(manifest, rejects)
+    # The publication has 234 and 203 for the web; one row of each is not in this copy.
+    assert manifest["cells"] == {
+        "desktop/icon": 140, "desktop/text": 194, "web/icon": 202, "web/text": 233,
+    }  # fmt: skip
+    assert manifest["groups"] == {"web/icon": 2}
+    assert manifest["rows"] == {"in": 769, "kept": 2, "rejected": 767}
+    assert manifest["reasons"] == {"missing_image": 767}
+    before = tree_bytes(results / "converted")
+    lock_and_convert(results, "ss", source, "screenspot", "pixel_xyxy")
+    assert tree_bytes(results / "converted") == before and tree_bytes(source) == raw
+
+
+def test_versions_are_never_mixed(folder, results):
+    version_1(folder)
+    version_2(folder)
+    with pytest.raises(DataError, match=r"versions 1 and 2.*format_options: {annotations"):
+        lock_and_convert(results, "ss", folder, "screenspot", "pixel_xywh")
+    for pattern, frame in (
+        ("screenspot_*[!2].json", "pixel_xywh"),
+        ("screenspot_*_v2.json", "pixel_xyxy"),
+    ):
+        options = {"annotations": pattern}
+        manifest = lock_and_convert(
+            results, "ss", folder, "screenspot", frame, max_reject_share=0, format_options=options
+        )
+        assert manifest["rows"]["kept"] == len(TARGETS)
+
+
+def test_the_published_box_at_an_edge_is_clipped_and_counted(results, tmp_path):
+    folder = tmp_path / "raw"
+    save(picture(1, (2360, 1640)), folder / "images/mobile_02e9bl.png")
+    row = {"img_filename": "mobile_02e9bl.png", "img_size": [2360, 1640], "ui_type": "icon",
+           "instruction": "x", "group": "mobile"}  # fmt: skip
+    boxes = [[2300, 10, 2361, 40], [2300, -1, 2360, 40], [2360, 10, 2361, 40], [2300, 9, 2363, 40]]
+    write(folder / "screenspot_mobile_v2.json", [{**row, "bbox": box} for box in boxes])
+    manifest = lock_and_convert(results, "ss", folder, "screenspot", "pixel_xyxy")
+    assert manifest["reasons"] == {"zero_area": 1, "outside_image": 1}
+    assert manifest["clipped"] == 2 and manifest["cells"] == {"mobile/icon": 4}
+    assert [sample["boxes"][0]["xyxy"] for sample in samples_of(results, "ss")] == [
+        [2300, 10, 2360, 40], [2300, 0, 2360, 40],
+    ]  # fmt: skip
 
 
 def pro(**fields):

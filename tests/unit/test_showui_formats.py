@@ -1,12 +1,10 @@
-"""ShowUI's layouts: its metadata files, flat rows of its parquet files, and writing it."""
+"""ShowUI's layouts: its metadata files and the flat rows of its parquet files."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from parquet_data import embedded, image_bytes, write_parquet
 from raw_datasets import (
@@ -17,10 +15,10 @@ from raw_datasets import (
     samples_of,
     save,
     screen,
+    tree_bytes,
     write_showui,
 )
-from shardline.formats import showui
-from shardline.samples import Box, Medium, Point, Sample, to_unit
+from shardline.samples import Box, Point, Sample
 
 BOX = [0.1, 0.2, 0.3, 0.4]
 
@@ -149,103 +147,12 @@ def test_names_of_the_kind_and_numbers_as_text(folder, results):
     assert [sample.boxes[0].kind for sample in samples] == ["button", "button", ""]
 
 
-def test_what_is_written_is_the_seeds_record(tmp_path):
-    sample = Sample(
-        id="d:a#0",
-        dataset="d",
-        media=[Medium(kind="image", path="images/a.png", width=200, height=100)],
-        boxes=[Box(label="Save é", xyxy=BOX, kind="text")],
-        points=[Point(label="Save é", xy=[0.2, 0.3])],
-    )
-    assert showui.write(tmp_path / "out.json", [sample]) == {}
-    assert json.loads((tmp_path / "out.json").read_text()) == [
-        {
-            "img_url": "a.png",
-            "img_size": [200, 100],
-            "element": [
-                {"instruction": "Save é", "bbox": BOX, "data_type": "text", "point": [0.2, 0.3]}
-            ],
-            "element_size": 1,
-        }
-    ]
-
-
-def test_what_cannot_be_written_is_named(tmp_path):
-    image = Medium(kind="image", path="a.png", width=2, height=2)
-    box = Box(label="a", xyxy=BOX)
-    samples = [
-        Sample(id="no box", dataset="d", media=[image]),
-        Sample(id="no image", dataset="d", boxes=[box]),
-        Sample(id="two", dataset="d", media=[image, image], boxes=[box]),
-        Sample(id="video", dataset="d", media=[Medium(kind="video", path="a.mp4")], boxes=[box]),
-    ]
-    assert showui.write(tmp_path / "out.json", samples) == {
-        "no box": "no_elements", "no image": "media", "two": "media", "video": "media",
-    }  # fmt: skip
-    assert json.loads((tmp_path / "out.json").read_text()) == []
-
-
-def test_a_dataset_survives_the_round_trip(folder, results, tmp_path):
-    (folder / "other").mkdir()
-    (folder / "images/2.png").rename(folder / "other/2.png")
-    rows = [screen(name, ["a", "b"]) for name in ("0.png", "1.png", "other/2.png")]
-    rows[0]["element"][1]["point"] = [0.13, 0.31]
-    write_showui(folder, rows)
-    lock_and_convert(results, "su", folder, "showui", "unit_xyxy", max_reject_share=0)
-    before = read(results, "su")
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for name in ("images", "other"):
-        (copy / name).symlink_to(folder / name)
-    showui.write(copy / "metadata/train.json", before)
-    lock_and_convert(results, "su", copy, "showui", "unit_xyxy", max_reject_share=0)
-    assert read(results, "su") == before
-    again = (copy / "metadata/train.json").read_bytes()
-    showui.write(copy / "metadata/train.json", read(results, "su"))
-    assert (copy / "metadata/train.json").read_bytes() == again
-
-
-def test_real_boxes_in_pixels_survive_the_round_trip(shared_data, results, tmp_path):
-    source = shared_data / "screenspot_v2"
-    lock_and_convert(results, "ss", source, "screenspot", "pixel_xyxy")
-    before = read(results, "ss")
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    (copy / "screenspotv2_image").symlink_to(source / "screenspotv2_image")
-    showui.write(copy / "metadata/test.json", before)
-    lock_and_convert(results, "su", copy, "showui", "unit_xyxy", max_reject_share=0)
-    after = read(results, "su")
-    assert len(after) == len(before) == 2
-    for old, new in zip(before, after, strict=True):
-        assert new.media == old.media
-        unit = to_unit(old.boxes[0].xyxy, "pixel", old.media[0].width, old.media[0].height)
-        assert new.boxes == [Box(label=old.boxes[0].label, xyxy=unit, kind="icon")]
-
-
-edges = st.floats(0, 1).filter(lambda value: value == 0 or value > 1e-9)
-boxes = st.tuples(edges, edges, edges, edges).map(
-    lambda edges: [min(edges[0], edges[2]), min(edges[1], edges[3]),
-                   max(edges[0], edges[2]), max(edges[1], edges[3])]
-)  # fmt: skip
-labels = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    targets=st.lists(st.tuples(labels, boxes, st.sampled_from(["", "text", "icon"])), min_size=1)
-)
-def test_anything_survives_the_round_trip(tmp_path_factory, targets):
-    folder = tmp_path_factory.mktemp("trip")
-    sample = Sample(
-        id="d:a#0",
-        dataset="d",
-        media=[Medium(kind="image", path="images/a.png", width=123, height=77)],
-        boxes=[Box(label=label, xyxy=box, kind=kind) for label, box, kind in targets],
-    )
-    showui.write(folder / "metadata/a.json", [sample, sample])
-    rows = list(showui.read(folder, {}))
-    assert [row.index for row in rows] == [0, 1]
-    for row in rows:
-        assert row.rejection is None and row.media == sample.media
-        found = [(element.label, element.box, element.kind) for element in row.elements]
-        assert found == [(label, box, kind) for label, box, kind in targets]
+def test_a_list_of_records_gives_one_sample_each_and_the_same_bytes_again(folder, results):
+    write_showui(folder, [screen(f"{number % 3}.png", ["a", "b"]) for number in range(25)])
+    raw = tree_bytes(folder)
+    manifest = lock_and_convert(results, "su", folder, "showui", "unit_xyxy", shard_rows=10)
+    assert manifest["rows"] == {"in": 25, "kept": 25, "rejected": 0}
+    assert manifest["elements"]["kept"] == 50
+    before = tree_bytes(results / "converted")
+    lock_and_convert(results, "su", folder, "showui", "unit_xyxy", shard_rows=10)
+    assert tree_bytes(results / "converted") == before and tree_bytes(folder) == raw

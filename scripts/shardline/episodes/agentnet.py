@@ -63,7 +63,9 @@ REPEATED = {"2": "DOUBLE_CLICK", "3": "TRIPLE_CLICK"}
 def read(raw: Path, files: list[str], language: str) -> Iterator[Episode]:
     """Yield the tasks of all files; a record, or file, that is none is one rejected step."""
     for file in files:
-        screens = Screens(raw, folders_near(file, ("images", "")))
+        screens = Screens(
+            raw, folders_near(file, ("images", "ubuntu_images", "win_mac_images", ""))
+        )
         block = "" if file.endswith(".jsonl") else f"{PurePosixPath(file).parent}"
         following = 0
         try:

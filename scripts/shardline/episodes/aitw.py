@@ -42,7 +42,9 @@ ENDINGS = (".png", "", ".jpg")
 def read(raw: Path, files: list[str], language: str) -> Iterator[Episode]:
     """Yield the episodes of all files and subsets; what is none is one rejected step."""
     for file in files:
-        screens = Screens(raw, folders_near(file, ("images", "aitw_images", "")), ENDINGS)
+        screens = Screens(
+            raw, folders_near(file, ("images", "aitw_images", "aitw_imgs", "")), ENDINGS
+        )
         for index, (name, subset, steps) in enumerate(_episodes(raw, file)):
             episode = _episode(file, index, name, steps, screens)
             for step in episode.steps:

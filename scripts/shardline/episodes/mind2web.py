@@ -35,7 +35,9 @@ BOX_KEYS = ("x", "y", "width", "height")
 def read(raw: Path, files: list[str], language: str) -> Iterator[Episode]:
     """Yield the episodes of all files; a record that is none is one rejected step."""
     for file in files:
-        screens = Screens(raw, folders_near(file, ("images", "mind2web_images", "")))
+        screens = Screens(
+            raw, folders_near(file, ("images", "mind2web_images", "mind2web_imgs", ""))
+        )
         split = SPLIT.fullmatch(PurePosixPath(file).name)
         meta = {"split": split[1]} if split else {}
         for index, record in read_records(raw, file, ()):

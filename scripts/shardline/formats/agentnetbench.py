@@ -9,7 +9,7 @@ type, scroll or end the task are rejected as ``no_click``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shardline.annotations import (
@@ -33,13 +33,14 @@ def read(raw: Path, options: dict[str, Any]) -> Iterator[Row]:
     options = check_options(options, DEFAULTS, "format_options of agentnetbench")
     finder = ImageFinder(raw, ["images", ""])
     for file in find_annotations(raw, [options["annotations"]]):
+        folder = f"{PurePosixPath(file).parent}"
         try:
             trajectory = _trajectory(raw, file)
         except Rejection as rejection:
-            yield Row(file=file, index=0, rejection=rejection)
+            yield Row(file=file, index=0, block=folder, rejection=rejection)
             continue
         for index, step in enumerate(trajectory["steps"]):
-            row = Row(file=file, index=index)
+            row = Row(file=file, index=index, block=folder)
             try:
                 _fill(row, step, finder)
                 row.meta |= text_fields(trajectory, ("task_id",))

@@ -11,7 +11,8 @@ Pro         ``annotations/<application>_<system>.json``                 ``pixel_
 parquet     ``*.parquet``, also in ``data/``                            mostly ``unit_xyxy``
 ==========  ==========================================================  =======================
 
-The first kind of file that is there is read: copies that hold two repeat the same rows.
+The first kind of file that is there is read: copies that hold two repeat the same rows. Versions 1
+and 2 are other targets, mostly in other frames, so files of both are no dataset.
 
 A row's cell is ``<group>/<text|icon>``. The group is what the file's name says, else the row's
 ``group``, else its ``split`` or ``platform`` if that is one of the three, else what the image's
@@ -33,7 +34,7 @@ from shardline.annotations import (
     folders_near,
     text_fields,
 )
-from shardline.errors import ConfigError
+from shardline.errors import ConfigError, DataError
 from shardline.records import Record, first_of, image_of, read_records
 from shardline.rows import Element, Rejection, Row, brief
 
@@ -62,7 +63,7 @@ COLUMNS = (
     *META_KEYS,
 )
 GROUPS = ("desktop", "mobile", "web")
-GROUP_IN_NAME = re.compile(r"screenspot_(desktop|mobile|web)")
+GROUP_IN_NAME = re.compile(r"screenspot_(desktop|mobile|web)(_v2)?")
 GROUP_OF_IMAGE = {"pc": "desktop", "desktop": "desktop", "mobile": "mobile", "web": "web"}
 KINDS = ("text", "icon")
 
@@ -82,9 +83,17 @@ def read(raw: Path, options: dict[str, Any]) -> Iterator[Row]:
     if group_of_all is not None and not isinstance(group_of_all, str):
         raise ConfigError(f"group: {brief(group_of_all)} is not text")
     choices = [options["annotations"]] if options["annotations"] else LAYOUTS
-    for file in find_annotations(raw, choices):
-        named = GROUP_IN_NAME.match(PurePosixPath(file).name)
-        group = group_of_all or (named and named.group(1))
+    names = {
+        file: GROUP_IN_NAME.match(PurePosixPath(file).name)
+        for file in find_annotations(raw, choices)
+    }
+    if len({name[2] for name in names.values() if name}) > 1:
+        raise DataError(
+            f"{raw}: files of ScreenSpot's versions 1 and 2 ({', '.join(names)}); name those of "
+            "one in the dataset's format_options: {annotations: <glob>}"
+        )
+    for file, name in names.items():
+        group = group_of_all or (name and name[1])
         finder = ImageFinder(raw, folders_near(file, IMAGE_FOLDERS))
         for index, part, record in _targets(raw, file):
             row = Row(file=file, index=index, part=part)

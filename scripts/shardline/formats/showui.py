@@ -10,21 +10,18 @@ An element's text may be called ``text``, its kind ``type`` or ``class_name``. A
 ``element`` that has a ``bbox`` of its own is a screen with one element, as in the parquet rows of
 ShowUI-desktop; if its ``bbox`` is a list of boxes, then ``instruction``, ``point`` and ``type`` are
 lists beside it, as in those of ShowUI-web. One record becomes one sample. Parquet files are read
-where there is no ``metadata``; `write` makes such a file of samples.
+where there is no ``metadata``. `exporting.showui_metadata` makes such a file of samples.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shardline.annotations import ImageFinder, check_options, find_annotations, text_fields
-from shardline.files import atomic_file
 from shardline.records import first_of, image_of, read_records
 from shardline.rows import Element, Rejection, Row, brief
-from shardline.samples import Sample, to_unit
 
 DEFAULTS = {"annotations": None}
 LAYOUTS = ("metadata/*.json", "metadata/*.jsonl", "*.parquet", "*/*.parquet")
@@ -65,52 +62,6 @@ def read(raw: Path, options: dict[str, Any]) -> Iterator[Row]:
             except Rejection as rejection:
                 row.rejection = rejection
             yield row
-
-
-def write(path: Path, samples: Iterable[Sample]) -> dict[str, str]:
-    """Write samples as one annotation file, atomically and in constant memory.
-
-    Boxes and points become fractions. ``img_url`` is relative to ``images/`` where the picture lies
-    there, else to the dataset's folder, which is how `read` looks for it.
-
-    Returns:
-        Why samples are not in it, by their ids: ``no_elements``, or ``media`` for those that are
-        not one image.
-    """
-    left_out = {}
-    with atomic_file(path, "w") as file:
-        separator = "[\n"
-        for sample in samples:
-            if len(sample.media) != 1 or sample.media[0].kind != "image":
-                left_out[sample.id] = "media"
-            elif not sample.boxes:
-                left_out[sample.id] = "no_elements"
-            else:
-                file.write(separator + json.dumps(_record(sample), ensure_ascii=False))
-                separator = ",\n"
-        file.write("[]\n" if separator == "[\n" else "\n]\n")
-    return left_out
-
-
-def _record(sample: Sample) -> dict[str, Any]:
-    (medium,) = sample.media
-    size = medium.width, medium.height
-    elements = []
-    for index, box in enumerate(sample.boxes):
-        corners = to_unit(box.xyxy, sample.frame, *size)
-        if len(sample.points) == len(sample.boxes):
-            point = to_unit(sample.points[index].xy, sample.frame, *size)
-        else:
-            point = [(corners[0] + corners[2]) / 2, (corners[1] + corners[3]) / 2]
-        elements.append(
-            {"instruction": box.label, "bbox": corners, "data_type": box.kind, "point": point}
-        )
-    return {
-        "img_url": medium.path.removeprefix("images/"),
-        "img_size": list(size),
-        "element": elements,
-        "element_size": len(elements),
-    }
 
 
 def _fill(row: Row, record: dict[str, Any], finder: ImageFinder) -> None:

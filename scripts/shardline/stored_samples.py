@@ -1,0 +1,44 @@
+"""Reading the samples that a manifest lists: of a converted dataset or of a filtered one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from shardline.errors import DataError
+from shardline.files import file_entry, read_json, read_jsonl
+from shardline.samples import Sample
+from shardline.shards import read_shard
+
+STAGES = ("convert", "filter")
+
+
+def read_manifest(manifest: Path) -> dict[str, Any]:
+    """The manifest of a converted or filtered dataset.
+
+    Raises:
+        DataError: it is no such manifest.
+    """
+    content = read_json(manifest)
+    if not isinstance(content, dict) or content.get("stage") not in STAGES:
+        raise DataError(f"{manifest}: no manifest of a converted or filtered dataset")
+    return content
+
+
+def read_samples(manifest: Path) -> Iterator[Sample]:
+    """Yield the samples of a dataset in the order of its shards, one in memory at a time.
+
+    Raises:
+        DataError: it is no such manifest, or a shard is not what it says.
+    """
+    for entry in read_manifest(manifest)["shards"]:
+        path = manifest.with_name(entry["name"])
+        if not path.is_file() or file_entry(path)["sha256"] != entry["sha256"]:
+            raise DataError(f"{path} is not what {manifest} says; run its stage again")
+        if path.suffix == ".tar":
+            for _, members in read_shard(path):
+                yield Sample.from_json(json.loads(json.loads(members["json"])["sample"]))
+        else:
+            yield from map(Sample.from_json, read_jsonl(path))
