@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from PIL import Image
 import convert_dataset
 import fetch_dataset
 from shardline.files import read_json, read_jsonl
+from shardline.rows import Row
 
 
 def command_line(**values: object) -> list[str]:
@@ -107,6 +108,13 @@ def lock_and_convert(
     """Lock and convert a folder; return the manifest."""
     lock(results, name, folder)
     return convert(results, name, format_name, frame, **options)
+
+
+def rows_in(format_module: Any, folder: Path, **options: Any) -> Iterator[Row]:
+    """The rows that a format in two halves reads."""
+    parse = format_module.parser(folder, options)
+    for raw_row in format_module.scan(folder, options):
+        yield from parse(raw_row)
 
 
 def samples_of(results: Path, name: str) -> list[dict[str, Any]]:

@@ -3,20 +3,27 @@
 Rows are taken in blocks of ``shard_rows`` of one annotation file (or of many small ones, see
 `rows.Row`); a block's samples are one shard, so that a changed row changes its own shard only.
 Everything that is not used is in the rejects with its reason, and the counts must add up.
+
+Of a block, chunks go through three steps, of which the first and the last are whole on a worker:
+rows are parsed, for the paths of their media; these are audited, a few chunks together; rows are
+checked and made text. What lies between the steps are bytes, which cost this process little.
 """
 
 from __future__ import annotations
 
+import json
+import pickle
 import sys
-from collections import Counter
-from collections.abc import Iterator
-from itertools import groupby, islice
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
+from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from shardline import locks, registry
-from shardline.boxes import FRAMES, check_agreement, check_box, check_point, parse_frame
-from shardline.errors import ConfigError, DataError, GateError
+from shardline.boxes import FRAMES, parse_frame
+from shardline.conversion_counts import Counts
+from shardline.errors import ConfigError
 from shardline.files import (
     atomic_file,
     canonical_json,
@@ -24,16 +31,57 @@ from shardline.files import (
     read_json,
     sha256_file,
     write_json,
-    write_jsonl,
+    write_parts,
 )
-from shardline.images import TURNED, upright
-from shardline.media import Auditor
+from shardline.media import Auditor, Audits
 from shardline.parallel import Workers
-from shardline.rows import Element, Rejection, Row
-from shardline.samples import Box, Point, Sample, frame_scale
+from shardline.row_checks import Checker
+from shardline.row_files import MAX_DEPTH
+from shardline.rows import RawRow, Rejection, Row
 from shardline.versions import package_versions
 
-EXAMPLES = 5  # reasons that a failed audit names, each with a row
+CHUNK_ROWS = 256
+CHUNK_BYTES = 1 << 20  # of text; a chunk has one row at least
+AUDITED_CHUNKS = 8  # together: more files keep workers busy, fewer are less in memory
+
+
+class Job(NamedTuple):
+    """What a worker has to know of the dataset; ``format_options`` is JSON."""
+
+    dataset: str
+    format: str
+    plugins: tuple[str, ...]
+    format_options: str
+    raw: str
+    frame: str
+
+
+class Chunk(NamedTuple):
+    """Rows that follow each other in the block ``number``.
+
+    ``rows`` are `RawRow`, `Row`, or a pickled list of `Row`; ``name`` is the first one's place.
+    """
+
+    number: int
+    name: str
+    rows: list[RawRow] | list[Row] | bytes
+
+
+class Parsed(NamedTuple):
+    """A parsed chunk, and the paths of its images and videos."""
+
+    chunk: Chunk
+    images: list[str]
+    videos: list[str]
+
+
+class Checked(NamedTuple):
+    """What became of a chunk: its samples and its rejects as lines."""
+
+    number: int
+    samples: bytes
+    rejects: str
+    counts: Counts
 
 
 def convert(
@@ -56,7 +104,7 @@ def convert(
         lock: its lock.
         manifest: where the manifest goes.
         rejects: where the rejects go.
-        threads: processes that audit media.
+        threads: processes that parse, audit and check.
 
     Returns:
         The manifest.
@@ -66,35 +114,33 @@ def convert(
         DataError: no annotations, or data that changed since it was locked.
         GateError: more than ``max_reject_share`` of rows or elements were rejected.
     """
-    format_module = registry.load("formats", options["format"], options.get("plugins", []))
+    plugins = tuple(options.get("plugins", []))
+    format_module = registry.load("formats", options["format"], plugins)
     frame = _frame(dataset, options, format_module)
+    format_options = options.get("format_options", {})
+    job = Job(dataset, options["format"], plugins, canonical_json(format_options), str(raw), frame)
     manifest.unlink(missing_ok=True)
     folder = manifest.parent
     locked = locks.read_files(lock)
     counts = Counts()
     shards = []
-    last_file = ""
-    with (
-        Workers(threads) as workers,
-        atomic_file(rejects, "w") as rejects_file,
-    ):
+    _parser.cache_clear()  # it remembers which folders there were
+    with Workers(threads) as workers, atomic_file(rejects, "w") as rejects_file:
         auditor = Auditor(raw, locked, options["max_pixels"], workers)
-        checker = Checker(dataset, frame, auditor, counts, rejects_file)
-        rows = format_module.read(raw, options.get("format_options", {}))
-        for number, block in enumerate(_blocks(rows, options["shard_rows"])):
-            for file in dict.fromkeys(row.file for row in block):
-                if file != last_file:
-                    locks.check(raw, file, sha256_file(raw / file), locked)
-                    last_file = file
-            media = [medium for row in block for medium in row.media]
-            auditor.audit(
-                (medium.path for medium in media if medium.kind == "image"),
-                (medium.path for medium in media if medium.kind == "video"),
-            )
-            samples = [sample for row in block if (sample := checker.check(row))]
+        chunks = _as_locked(_chunks(job, options["shard_rows"]), raw, locked)
+        parse = partial(_parse, job, threads > 1)
+        if hasattr(format_module, "scan"):
+            parsed = workers.stream(parse, chunks, lambda chunk: chunk.name)
+        else:
+            parsed = map(parse, chunks)
+        audited = _audit(auditor, parsed)
+        checked = workers.stream(partial(_check, job), audited, lambda pair: pair[0].chunk.name)
+        for number, parts in groupby(checked, key=lambda part: part.number):
             path = folder / f"samples-{number:05d}.jsonl.zst"
-            write_jsonl(path, (sample.to_json() for sample in samples))
-            shards.append({**file_entry(path), "samples": len(samples), "rows": len(block)})
+            shard = Counts()
+            write_parts(path, _samples(parts, shard, rejects_file))
+            shards.append({**file_entry(path), "samples": shard.rows_kept, "rows": shard.rows_in})
+            counts.add(shard)
             print(f"{dataset}: {counts.rows_in} rows, {counts.rows_kept} kept", file=sys.stderr)
     for path in folder.glob("samples-*.jsonl.zst"):
         if path.name not in {shard["name"] for shard in shards}:
@@ -115,207 +161,125 @@ def convert(
     return content
 
 
-class Counts:
-    """What went in, what was kept and why the rest was not."""
-
-    def __init__(self) -> None:
-        self.rows_in = self.rows_kept = self.rows_rejected = 0
-        self.elements_in = self.elements_kept = self.elements_rejected = 0
-        self.clipped = 0
-        self.points_replaced = 0
-        self.reasons: Counter[str] = Counter()
-        self.cells: Counter[str] = Counter()
-        self.cells_kept: Counter[str] = Counter()
-        self.examples: dict[str, str] = {}  # the first reject of each reason
-
-    def to_json(self) -> dict[str, Any]:
-        """The counts as the manifest has them."""
-        return {
-            "rows": {"in": self.rows_in, "kept": self.rows_kept, "rejected": self.rows_rejected},
-            "elements": {
-                "in": self.elements_in,
-                "kept": self.elements_kept,
-                "rejected": self.elements_rejected,
-            },
-            "reasons": dict(self.reasons),
-            "clipped": self.clipped,
-            "points_replaced": self.points_replaced,
-            "cells": dict(self.cells),
-            "groups": dict(self.cells_kept),
-        }
-
-    def check(self, dataset: str) -> None:
-        """See that there was something, and that nothing was lost on the way.
-
-        Raises:
-            DataError: no rows, or in is not kept + rejected.
-        """
-        content = self.to_json()
-        if not self.rows_in:
-            raise DataError(f"{dataset}: the annotation files have no rows")
-        for what in ("rows", "elements"):
-            if content[what]["in"] != content[what]["kept"] + content[what]["rejected"]:
-                raise DataError(f"{dataset}: {what} do not add up: {content[what]}")
-
-    def gate(self, dataset: str, max_share: float) -> None:
-        """See that no more was rejected than the dataset's entry allows.
-
-        Raises:
-            GateError: it was; the message has the commonest reasons and some examples.
-        """
-        content = self.to_json()
-        for what in ("rows", "elements"):
-            rejected, total = content[what]["rejected"], content[what]["in"]
-            if rejected > max_share * total:
-                common = self.reasons.most_common(EXAMPLES)
-                reasons = ", ".join(f"{reason} {count}" for reason, count in common)
-                examples = "".join(f"\n  {self.examples[reason]}" for reason, _ in common)
-                raise GateError(
-                    f"{dataset}: {rejected} of {total} {what} rejected, over max_reject_share "
-                    f"{max_share} ({reasons}):{examples}\nMend the data or the dataset's entry "
-                    f"(format, frame), or raise its max_reject_share."
-                )
+def _chunks(job: Job, shard_rows: int) -> Iterator[Chunk]:
+    """The rows of the dataset in blocks of ``shard_rows``, and these in chunks."""
+    format_module = registry.load("formats", job.format, job.plugins)
+    options = json.loads(job.format_options)
+    if hasattr(format_module, "scan"):
+        _parser(job)  # for what it says of the options
+        rows = format_module.scan(Path(job.raw), options)
+    else:
+        rows = format_module.read(Path(job.raw), options)
+    number = -1
+    for _, together in groupby(rows, key=lambda row: row.block or row.file):
+        for first in together:
+            number += 1
+            for part in _parts(chain([first], islice(together, shard_rows - 1))):
+                yield Chunk(number, f"{part[0].file}#{part[0].index}", part)
 
 
-class Checker:
-    """Turns rows into samples; what fails a check goes to the rejects."""
-
-    def __init__(
-        self, dataset: str, frame: str, auditor: Auditor, counts: Counts, rejects: IO[str]
-    ) -> None:
-        self.dataset = dataset
-        self.frame_name = frame
-        self.frame, _ = parse_frame(frame)
-        self.auditor = auditor
-        self.counts = counts
-        self.rejects = rejects
-
-    def check(self, row: Row) -> Sample | None:
-        """The sample of a row, or None when the row was rejected."""
-        counts = self.counts
-        counts.rows_in += 1
-        counts.elements_in += len(row.elements)
-        if row.cell:
-            counts.cells[row.cell] += 1
-        sample = Sample(
-            id=f"{self.dataset}:{row.name}",
-            dataset=self.dataset,
-            media=row.media,
-            messages=row.messages,
-            frame=self.frame,
-            group=row.group,
-            meta=dict(row.meta),
-        )
+def _parts(rows: Iterable[RawRow | Row]) -> Iterator[list[RawRow] | list[Row]]:
+    """Lists of at most `CHUNK_ROWS` rows, closed by the one that makes them `CHUNK_BYTES`."""
+    part, size = [], 0
+    for row in rows:
         try:
-            if row.rejection:
-                raise row.rejection
-            self._check_elements(sample, row, self._check_media(sample, row))
-        except Rejection as rejection:
-            counts.rows_rejected += 1
-            counts.elements_rejected += len(row.elements)
-            self._reject(row.name, rejection)
-            return None
-        counts.rows_kept += 1
-        counts.clipped += row.clipped
-        counts.elements_kept += len(sample.boxes)
-        counts.elements_rejected += len(row.elements) - len(sample.boxes)
-        if row.cell:
-            counts.cells_kept[row.cell] += 1
-        return sample
-
-    def _check_media(self, sample: Sample, row: Row) -> int:
-        """Fill in what the audit found out about the media.
-
-        Returns:
-            The EXIF orientation by which the row's boxes must follow their image; 1 if they lie on
-            it as it is.
-        """
-        turn = 1
-        facts = []
-        for medium in sample.media:
-            declared = medium.width, medium.height
-            audit, note = self.auditor.check(
-                medium.path,
-                *declared,
-                in_pixels=self.frame == "pixel",
-                kind=medium.kind,
-                boxes_follow=bool(row.elements),
+            if isinstance(row, Row):
+                elements = [list(vars(element).values()) for element in row.elements]
+                size += _weight([row.messages, row.meta, elements])
+            else:
+                size += _weight(row.value)
+        except RecursionError:
+            rejection = Rejection("bad_row", "nested too deeply")
+            row = (  # noqa: PLW2901
+                Row(file=row.file, index=row.index, part=row.part, rejection=rejection)
+                if isinstance(row, Row)
+                else row._replace(value=rejection)
             )
-            if audit.boxes_turn(*declared):
-                turn = audit.orientation
-            medium.width, medium.height, medium.sha256 = audit.width, audit.height, audit.sha256
-            facts.append(audit.facts)
-            if audit.orientation != 1:
-                sample.meta["exif_orientation"] = audit.orientation
-            if note:
-                sample.meta["declared_size"] = note
-        if any(facts):
-            sample.meta["media"] = facts
-        return turn
+        part.append(row)
+        if len(part) == CHUNK_ROWS or size >= CHUNK_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
-    def _check_elements(self, sample: Sample, row: Row, turn: int) -> None:
-        """Fill boxes and points; ``points[i]`` is what to aim at in ``boxes[i]``."""
-        replaced = []
-        clipped = 0
-        rejections = []
-        for number, element in enumerate(row.elements):
-            try:
-                box, point, was_clipped, was_replaced = self._check_element(sample, element, turn)
-            except Rejection as rejection:
-                if len(row.elements) == 1:
-                    raise
-                rejections.append((f"{row.name}/{number}", rejection))
-                continue
-            if was_replaced:
-                replaced.append(len(sample.boxes))
-            clipped += was_clipped
-            sample.boxes.append(box)
-            sample.points.append(point)
-        for name, rejection in rejections:
-            self._reject(name, rejection)
-        if row.elements and not sample.boxes:
-            raise Rejection("no_elements_left", f"all {len(row.elements)} elements were rejected")
-        if replaced:
-            sample.meta["points_replaced"] = replaced
-        self.counts.clipped += clipped
-        self.counts.points_replaced += len(replaced)
 
-    def _check_element(
-        self, sample: Sample, element: Element, turn: int
-    ) -> tuple[Box, Point, bool, bool]:
-        if not isinstance(element.label, str):
-            raise Rejection("bad_instruction", f"a {type(element.label).__name__}, not text")
-        if not (label := element.label.strip()):
-            raise Rejection("empty_instruction", "no text")
-        if len(sample.media) != 1:
-            raise Rejection("bad_row", f"a box on {len(sample.media)} media")
-        width, height = sample.media[0].width, sample.media[0].height
-        if turn in TURNED:
-            width, height = height, width
-        corners, clipped = check_box(element.box, self.frame_name, width, height)
-        if element.pixel_box is not None:
-            check_agreement(corners, self.frame_name, element.pixel_box, width, height)
-        point, replaced = check_point(element.point, corners)
-        if turn > 1:
-            scale_x, scale_y = frame_scale(self.frame, width, height)
-            size = width / scale_x, height / scale_y
-            left, top, right, bottom = upright(corners, turn, *size)
-            corners = [min(left, right), min(top, bottom), max(left, right), max(top, bottom)]
-            point = list(upright(point, turn, *size))
-        box = Box(label=label, xyxy=corners, kind=element.kind)
-        return box, Point(label=label, xy=point), clipped, replaced
+def _weight(value: Any, depth: int = MAX_DEPTH) -> int:
+    """About how many characters a value has.
 
-    def _reject(self, name: str, rejection: Rejection) -> None:
-        self.counts.reasons[rejection.reason] += 1
-        self.counts.examples.setdefault(rejection.reason, f"{name}: {rejection}")
-        line = {
-            "dataset": self.dataset,
-            "row": name,
-            "stage": "convert",
-            "reason": rejection.reason,
-            "detail": rejection.detail,
-        }
-        self.rejects.write(canonical_json(line) + "\n")
+    Raises:
+        RecursionError: it is nested deeper than `MAX_DEPTH`, and so could not reach a worker.
+    """
+    if isinstance(value, str | bytes):
+        return len(value)
+    if not isinstance(value, dict | list | tuple):
+        return 1
+    if not depth:
+        raise RecursionError
+    items = value.values() if isinstance(value, dict) else value
+    return sum(_weight(item, depth - 1) for item in items)
+
+
+def _as_locked(
+    chunks: Iterable[Chunk], raw: Path, locked: dict[str, locks.LockedFile]
+) -> Iterator[Chunk]:
+    """The chunks, once the annotation files that they come from are seen to be as locked."""
+    last_file = ""
+    for chunk in chunks:
+        for file in dict.fromkeys(row.file for row in chunk.rows):
+            if file != last_file:
+                locks.check(raw, file, sha256_file(raw / file), locked)
+                last_file = file
+        yield chunk
+
+
+@cache
+def _parser(job: Job) -> Callable[[RawRow], Iterator[Row]]:
+    format_module = registry.load("formats", job.format, job.plugins)
+    return format_module.parser(Path(job.raw), json.loads(job.format_options))
+
+
+def _parse(job: Job, packed: bool, chunk: Chunk) -> Parsed:
+    """The first step; ``packed``: rows are to be bytes, for another process to take them."""
+    rows = chunk.rows
+    if isinstance(rows[0], RawRow):
+        parse = _parser(job)
+        rows = [row for raw_row in rows for row in parse(raw_row)]
+    paths: dict[str, dict[str, None]] = {"image": {}, "video": {}}
+    for row in rows:
+        for medium in row.media:
+            paths[medium.kind][medium.path] = None
+    rows = pickle.dumps(rows, pickle.HIGHEST_PROTOCOL) if packed else rows
+    return Parsed(chunk._replace(rows=rows), list(paths["image"]), list(paths["video"]))
+
+
+def _audit(auditor: Auditor, parsed: Iterator[Parsed]) -> Iterator[tuple[Parsed, Audits]]:
+    """The second step: parsed chunks with the audits of their media."""
+    while together := list(islice(parsed, AUDITED_CHUNKS)):
+        auditor.audit(
+            (path for part in together for path in part.images),
+            (path for part in together for path in part.videos),
+        )
+        for part in together:
+            images = {path: auditor.audits[path] for path in part.images}
+            videos = {path: auditor.videos[path] for path in part.videos}
+            yield part, Audits(images, videos)
+
+
+def _check(job: Job, audited: tuple[Parsed, Audits]) -> Checked:
+    """The third step."""
+    (chunk, _, _), audits = audited
+    rows = pickle.loads(chunk.rows) if isinstance(chunk.rows, bytes) else chunk.rows
+    checker = Checker(job.dataset, job.frame, audits)
+    lines = [line for row in rows if (line := checker.check(row))]
+    return Checked(chunk.number, b"".join(lines), "".join(checker.rejects), checker.counts)
+
+
+def _samples(parts: Iterable[Checked], shard: Counts, rejects: IO[str]) -> Iterator[bytes]:
+    """The samples of a shard; adds to its counts and to the rejects."""
+    for part in parts:
+        shard.add(part.counts)
+        rejects.write(part.rejects)
+        yield part.samples
 
 
 def _frame(dataset: str, options: dict[str, Any], format_module: Any) -> str:
@@ -331,10 +295,3 @@ def _frame(dataset: str, options: dict[str, Any], format_module: Any) -> str:
         )
     parse_frame(frame)
     return frame
-
-
-def _blocks(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
-    """Consecutive rows of one file, or of files that share a block, at most ``size`` together."""
-    for _, together in groupby(rows, key=lambda row: row.block or row.file):
-        while block := list(islice(together, size)):
-            yield block

@@ -18,6 +18,9 @@ import zstandard
 from shardline.errors import DataError
 
 ZSTD_LEVEL = 6
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+)
 
 
 @contextlib.contextmanager
@@ -92,9 +95,7 @@ def sha256_file(path: Path) -> str:
 
 def canonical_json(value: Any) -> str:
     """One line of JSON with sorted keys: equal values give equal text. NaN is refused."""
-    return json.dumps(
-        value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
-    )
+    return _CANONICAL.encode(value)
 
 
 def short_hash(value: Any, digits: int = 8) -> str:
@@ -121,16 +122,21 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     """Write one canonical JSON object a line, atomically; ``.zst`` names are compressed."""
+    write_parts(path, ((canonical_json(row) + "\n").encode() for row in rows))
+
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """Write bytes, atomically; ``.zst`` names are compressed."""
     with atomic_file(Path(path)) as file:
         if str(path).endswith(".zst"):
             with zstandard.ZstdCompressor(level=ZSTD_LEVEL).stream_writer(
                 file, closefd=False
             ) as stream:
-                for row in rows:
-                    stream.write((canonical_json(row) + "\n").encode())
+                for part in parts:
+                    stream.write(part)
         else:
-            for row in rows:
-                file.write((canonical_json(row) + "\n").encode())
+            for part in parts:
+                file.write(part)
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:

@@ -83,57 +83,12 @@ def audit_video(path: str, max_pixels: int) -> Audit:
     return Audit(width=video.width, height=video.height, sha256=sha256, facts=video.facts())
 
 
-class Auditor:
-    """Audits images and videos below ``raw``, each once however many rows use it."""
+class Audits:
+    """What is true of media, by their paths."""
 
-    def __init__(
-        self, raw: Path, locked: dict[str, locks.LockedFile], max_pixels: int, workers: Workers
-    ) -> None:
-        self.raw = raw
-        self.locked = locked
-        self.max_pixels = max_pixels
-        self.workers = workers
-        self.audits: dict[str, Audit] = {}
-        self.videos: dict[str, Audit] = {}
-        self.containers: set[str] = set()  # files with embedded media that are as locked
-
-    def audit(self, images: Iterable[str], videos: Iterable[str] = ()) -> None:
-        """Audit those paths (relative to ``raw``) that are new, on all workers.
-
-        Raises:
-            DataError: a file is not what was locked.
-        """
-        image = partial(audit_image, max_pixels=self.max_pixels)
-        self.audits = self._audit(list(dict.fromkeys(images)), self.audits, "image", image)
-        video = partial(audit_video, max_pixels=self.max_pixels)
-        self.videos = self._audit(list(dict.fromkeys(videos)), self.videos, "video", video)
-
-    def _audit(
-        self, paths: Sequence[str], known: dict[str, Audit], kind: str, function: partial[Audit]
-    ) -> dict[str, Audit]:
-        """The audits in ``known`` and those of ``paths``."""
-        if len(known) > KEPT:
-            known = {path: known[path] for path in paths if path in known}
-        found = {}
-        for path in paths:
-            if path not in known:
-                file = file_of(path)
-                there = file in self.locked or os.path.exists(self.raw / file)
-                found[path] = None if there else Audit(reason=f"missing_{kind}", detail=GONE)
-        new = [path for path, audit in found.items() if audit is None]
-        files = [str(self.raw / path) for path in new]
-        for path, audit in zip(new, self.workers.map(function, files), strict=True):
-            self._check_lock(path, audit.sha256)
-            found[path] = audit
-        return {**known, **found}
-
-    def _check_lock(self, path: str, sha256: str) -> None:
-        file = file_of(path)
-        if file == path:
-            locks.check(self.raw, path, sha256, self.locked)
-        elif file not in self.containers:
-            locks.check(self.raw, file, sha256_file(self.raw / file), self.locked)
-            self.containers.add(file)
+    def __init__(self, images: dict[str, Audit], videos: dict[str, Audit]) -> None:
+        self.audits = images
+        self.videos = videos
 
     def check(
         self,
@@ -171,6 +126,59 @@ class Auditor:
                 f"{path}: {width}x{height} is declared, it is {audit.width}x{audit.height}{by}",
             )
         return audit, f"{width}x{height}"
+
+
+class Auditor(Audits):
+    """Audits images and videos below ``raw``, each once however many rows use it."""
+
+    def __init__(
+        self, raw: Path, locked: dict[str, locks.LockedFile], max_pixels: int, workers: Workers
+    ) -> None:
+        super().__init__({}, {})
+        self.raw = raw
+        self.locked = locked
+        self.max_pixels = max_pixels
+        self.workers = workers
+        self.containers: set[str] = set()  # files with embedded media that are as locked
+
+    def audit(self, images: Iterable[str], videos: Iterable[str] = ()) -> None:
+        """Audit those paths (relative to ``raw``) that are new, on all workers.
+
+        Raises:
+            DataError: a file is not what was locked.
+        """
+        image = partial(audit_image, max_pixels=self.max_pixels)
+        self.audits = self._audit(list(dict.fromkeys(images)), self.audits, "image", image)
+        video = partial(audit_video, max_pixels=self.max_pixels)
+        self.videos = self._audit(list(dict.fromkeys(videos)), self.videos, "video", video)
+
+    def _audit(
+        self, paths: Sequence[str], known: dict[str, Audit], kind: str, function: partial[Audit]
+    ) -> dict[str, Audit]:
+        """The audits in ``known`` and those of ``paths``."""
+        if len(known) > KEPT:
+            known = {path: known[path] for path in paths if path in known}
+        found = {}
+        for path in paths:
+            if path not in known:
+                file = file_of(path)
+                there = file in self.locked or os.path.exists(self.raw / file)
+                found[path] = None if there else Audit(reason=f"missing_{kind}", detail=GONE)
+        new = [path for path, audit in found.items() if audit is None]
+        files = [str(self.raw / path) for path in new]
+        for path, audit in zip(new, self.workers.map(function, files), strict=True):
+            self._check_lock(path, audit.sha256)
+            found[path] = audit
+        known.update(found)
+        return known
+
+    def _check_lock(self, path: str, sha256: str) -> None:
+        file = file_of(path)
+        if file == path:
+            locks.check(self.raw, path, sha256, self.locked)
+        elif file not in self.containers:
+            locks.check(self.raw, file, sha256_file(self.raw / file), self.locked)
+            self.containers.add(file)
 
 
 def _same_shape(width: int, height: int, true_width: int, true_height: int) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
 from typing import TypeVar
 
 from shardline.errors import DataError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+AHEAD = 4  # items a process that `stream` has under way or done, to be asked for
 CHUNK = 16  # items a process takes at once: some milliseconds of decoding against the hand-over
 
 
@@ -40,16 +43,57 @@ class Workers:
         if self.threads == 1 or len(items) < 2 * self.threads:
             yield from map(function, items)
             return
-        if self.pool is None:
-            self.pool = ProcessPoolExecutor(self.threads)
         chunk = min(CHUNK, -(-len(items) // self.threads))
         done = 0
         try:
-            for result in self.pool.map(function, items, chunksize=chunk):
+            for result in self._started().map(function, items, chunksize=chunk):
                 yield result
                 done += 1
         except BrokenProcessPool:
-            raise DataError(
-                "a worker process was killed, probably for its memory, at or soon after "
-                f"{items[done]}; give it fewer threads or take the file out"
-            ) from None
+            raise _killed(str(items[done])) from None
+
+    def stream(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        name: Callable[[Item], str],
+    ) -> Iterator[Result]:
+        """As `map`, for items that are many or large: they are taken while results are asked for.
+
+        A single item is not worth a process, and is worked through in this one.
+
+        Raises:
+            DataError: the system killed a worker; ``name`` says of an item which it is.
+        """
+        items = iter(items)
+        first = list(islice(items, 1 if self.threads == 1 or self.pool else 2))
+        items = chain(first, items)
+        if self.threads == 1 or (self.pool is None and len(first) < 2):
+            yield from map(function, items)
+            return
+        waiting: deque[tuple[str, Future[Result]]] = deque()
+        for item in items:
+            waiting.append((name(item), self._started().submit(function, item)))
+            if len(waiting) > AHEAD * self.threads:
+                yield _result(*waiting.popleft())
+        while waiting:
+            yield _result(*waiting.popleft())
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self.pool is None:
+            self.pool = ProcessPoolExecutor(self.threads)
+        return self.pool
+
+
+def _result(name: str, future: Future[Result]) -> Result:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise _killed(name) from None
+
+
+def _killed(name: str) -> DataError:
+    return DataError(
+        "a worker process was killed, probably for its memory, at or soon after "
+        f"{name}; give it fewer threads or take the file out"
+    )

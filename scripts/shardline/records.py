@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from shardline.embedded import place_of
-from shardline.row_files import read_rows
-from shardline.rows import Rejection, brief
+from shardline.media_paths import MediaFinder
+from shardline.row_files import find_row_files, read_rows, scan_rows
+from shardline.rows import RawRow, Rejection, Row, brief
 
 Record = dict[str, Any] | Rejection
 
@@ -35,6 +36,33 @@ def read_records(raw: Path, file: str, columns: Sequence[str]) -> Iterator[tuple
             yield index, value
         else:
             yield index, Rejection("bad_row", f"{brief(value)}, not an object")
+
+
+def scan_files(raw: Path, pattern: str | None, columns: Sequence[str]) -> Iterator[RawRow]:
+    """Yield the rows of all annotation files, unparsed; see `row_files.find_row_files`."""
+    for file in find_row_files(raw, pattern):
+        for index, value in scan_rows(raw, file, columns):
+            yield RawRow(file, index, value)
+
+
+def filled(
+    row: Row,
+    record: Any,
+    finder: MediaFinder,
+    fill: Callable[[Row, dict[str, Any], MediaFinder], None],
+) -> Row:
+    """``row`` after ``fill``, or with the rejection that this ended in; a record is an object."""
+    try:
+        if isinstance(record, Rejection):
+            raise record
+        if not isinstance(record, dict):
+            raise Rejection("bad_row", f"{brief(record)}, not an object")
+        fill(row, record, finder)
+    except Rejection as rejection:
+        row.rejection = rejection
+    except RecursionError:
+        row.rejection = Rejection("bad_row", "nested too deeply")
+    return row
 
 
 def image_of(record: dict[str, Any], keys: Sequence[str]) -> Any:

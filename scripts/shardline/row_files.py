@@ -24,6 +24,7 @@ SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")
 NO_ROWS = ("dataset_info.json", "dataset_infos.json")  # what hubs and trainers say of the others
 DEPTHS = ("*", "*/*", "*/*/*")
 MAX_ROW = 16 << 20  # bytes of a line, characters of a value of an array
+MAX_DEPTH = 100  # lists and objects inside each other
 CHUNK = 1 << 20
 DECODER = json.JSONDecoder()
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -71,6 +72,14 @@ def read_rows(
     Raises:
         DataError: the file is not what its name says; the message names row and line.
     """
+    for index, value in scan_rows(raw, file, columns):
+        yield index, parse_value(index, value)
+
+
+def scan_rows(
+    raw: Path, file: str, columns: Sequence[str] | None = None
+) -> Iterator[tuple[int, Any]]:
+    """As `read_rows`, but of JSON lines the bytes, which `parse_value` makes values of."""
     suffix = Path(file).suffix
     if suffix == ".parquet":
         from shardline.parquet_rows import read_parquet
@@ -81,27 +90,31 @@ def read_rows(
     elif suffix == ".json":
         yield from _read_json(raw / file)
     else:
-        yield from _read_lines(raw / file)
+        yield from _scan_lines(raw / file)
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, Any]]:
+def parse_value(index: int, value: Any) -> Any:
+    """What `read_rows` yields for what `scan_rows` does."""
+    return _parse_line(value, index + 1) if isinstance(value, bytes) else value
+
+
+def _scan_lines(path: Path) -> Iterator[tuple[int, bytes | Rejection]]:
     with open(path, "rb") as stream:
         for number in count(1):
             if not (line := stream.readline(MAX_ROW + 1)):
                 return
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.isspace():
-                continue
-            yield number - 1, _parse_line(line, number)
+            if len(line) > MAX_ROW:
+                yield number - 1, Rejection("row_too_long", f"line {number}: over {MAX_ROW} bytes")
+            elif not line.isspace():
+                yield number - 1, line
             while len(line) > CHUNK and not line.endswith(b"\n"):
                 if not (line := stream.readline(CHUNK + 1)):
                     return
 
 
 def _parse_line(line: bytes, number: int) -> Any:
-    if len(line) > MAX_ROW:
-        return Rejection("row_too_long", f"line {number}: over {MAX_ROW} bytes")
     try:
         value = json.loads(line.decode())
     except UnicodeDecodeError as error:
@@ -112,16 +125,28 @@ def _parse_line(line: bytes, number: int) -> Any:
         return Rejection("malformed_json", f"line {number}, column {error.colno}: {error.msg}")
     except ValueError as error:
         return Rejection("malformed_json", f"line {number}: {error}")
-    return _checked(value) if SURROGATE_BYTES.search(line) else value
+    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+        return Rejection("malformed_json", f"line {number}: nested too deeply")
+    return _checked(value) if b"\\u" in line and SURROGATE_BYTES.search(line) else value
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects are inside each other, at most."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, list | dict)]:
+        depth += 1
+        level = [
+            item
+            for outer in level
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return depth
 
 
 def _checked(value: Any) -> Any:
     """``value``, unless an escape in it is half a character."""
-    try:
-        if is_text(value):
-            return value
-    except RecursionError:
-        return Rejection("malformed_json", "nested too deeply")
+    if is_text(value):
+        return value
     return Rejection("bad_text", "half a surrogate pair, which is no character")
 
 
@@ -237,5 +262,8 @@ class _JsonReader:
                 end = len(self.text) - rest
                 break
         escaped = SURROGATE.search(self.text, self.at, end)
+        opened = self.text.count("[", self.at, end) + self.text.count("{", self.at, end)
         self.at = end
+        if opened > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+            return Rejection("malformed_json", "nested too deeply")
         return _checked(value) if escaped else value

@@ -9,12 +9,17 @@ A format is one module in ``shardline/formats`` with::
 
 It finds the annotation files and says what each row claims. Whether the claims hold (numbers,
 boxes, images) is checked afterwards, by one code for all formats.
+
+A format of many rows may be in two halves, of which the second is run by all workers::
+
+    def scan(raw: Path, options: dict) -> Iterator[RawRow]         # finds the rows, in order
+    def parser(raw: Path, options: dict) -> Callable[[RawRow], Iterator[Row]]  # one as any other
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from shardline.samples import Medium
 
@@ -23,15 +28,27 @@ class Rejection(Exception):
     """Why a row or an element is not used: a short reason to count by, and the particulars."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
+        super().__init__(reason, detail)  # what it is made of anew in another process
         self.reason = reason
         self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 def brief(value: Any, limit: int = 160) -> str:
     """A value as a message shows it: its `repr`, cut where it gets long."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+class RawRow(NamedTuple):
+    """A row as its file has it: a line's bytes, a value, or why it is neither; see `Row`."""
+
+    file: str
+    index: int
+    value: Any
+    block: str = ""
 
 
 @dataclass(kw_only=True)

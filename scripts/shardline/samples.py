@@ -17,10 +17,11 @@ this sample are measured and is declared by the converter, never guessed.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Frame = Literal["pixel", "unit", "per_mille"]
+PARTS = ("media", "boxes", "points")  # fields that are lists of objects
 
 
 @dataclass(kw_only=True)
@@ -71,8 +72,9 @@ class Sample:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The sample as plain JSON data."""
-        return asdict(self)
+        """The sample as plain JSON data, which shares all lists and dictionaries with it."""
+        parts = {name: [vars(part) for part in getattr(self, name)] for name in PARTS}
+        return {**vars(self), **parts}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Sample:

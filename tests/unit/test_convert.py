@@ -211,11 +211,14 @@ def test_exif_rotated_screens_are_upright_and_flagged(shared_data, results, tmp_
         {"img_url": "Landscape_1.jpg", "bbox": [0, 0, 9, 9], "text": "a"},
     ]
     write_showui(folder, rows)
-    manifest = lock_and_convert(results, "d", folder, "showui", "pixel_xyxy")
-    assert manifest["reasons"] == {"size_mismatch": 1}
-    turned, upright = samples_of(results, "d")
-    assert (turned["media"][0]["width"], turned["media"][0]["height"]) == (1800, 1200)
-    assert turned["meta"]["exif_orientation"] == 6 and "exif_orientation" not in upright["meta"]
+    lock_and_convert(results, "d", folder, "showui", "pixel_xyxy", max_reject_share=0)
+    turned, as_stored, upright = samples_of(results, "d")
+    for sample in (turned, as_stored):
+        assert (sample["media"][0]["width"], sample["media"][0]["height"]) == (1800, 1200)
+        assert sample["meta"]["exif_orientation"] == 6
+    assert "exif_orientation" not in upright["meta"]
+    assert turned["boxes"][0]["xyxy"] == [1700, 1100, 1790, 1190]
+    assert as_stored["boxes"][0]["xyxy"] == [1791, 0, 1800, 9]  # top left is now top right
 
 
 def test_shards_are_blocks_of_source_rows_of_one_file(screens, results):

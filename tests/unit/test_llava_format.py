@@ -12,7 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raw_datasets import check_sums, lock_and_convert, picture, rejects_of, samples_of, save
+from raw_datasets import (
+    check_sums,
+    lock_and_convert,
+    picture,
+    rejects_of,
+    rows_in,
+    samples_of,
+    save,
+)
 from shardline import row_files
 from shardline.errors import ConfigError, DataError
 from shardline.files import canonical_json
@@ -49,7 +57,7 @@ def write_lines(path, rows):
 
 
 def read(folder, **options):
-    return list(llava.read(folder, options))
+    return list(rows_in(llava, folder, **options))
 
 
 def read_one(folder, record, **options):
@@ -337,7 +345,7 @@ def test_malformed_files_name_row_and_line(shared_data, tmp_path):
         else:
             assert all(row.rejection for row in rows), source.name
     (tmp_path / "rows.json").write_text(json.dumps([talk("a", "b")] * 3, indent=1)[:-30])
-    rows = llava.read(tmp_path, {})
+    rows = rows_in(llava, tmp_path)
     assert [next(rows).index, next(rows).index] == [0, 1]
     with pytest.raises(DataError, match=r"row 2, line 28"):
         next(rows)
@@ -390,7 +398,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, name):
     (tmp_path / name).write_text(body if separator == "\n" else f"[{body}]")
     tracemalloc.start()
     try:
-        assert sum(row.rejection is None for row in llava.read(tmp_path, {})) == 5_000
+        assert sum(row.rejection is None for row in rows_in(llava, tmp_path)) == 5_000
         assert tracemalloc.get_traced_memory()[1] < 6 * MIB  # of 10 in the file
     finally:
         tracemalloc.stop()

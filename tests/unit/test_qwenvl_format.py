@@ -9,7 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raw_datasets import check_sums, lock_and_convert, picture, rejects_of, samples_of, save
+from raw_datasets import (
+    check_sums,
+    lock_and_convert,
+    picture,
+    rejects_of,
+    rows_in,
+    samples_of,
+    save,
+)
 from shardline.files import canonical_json
 from shardline.formats import qwenvl
 
@@ -28,7 +36,7 @@ def text(value):
 
 
 def read(folder, **options):
-    return list(qwenvl.read(folder, options))
+    return list(rows_in(qwenvl, folder, **options))
 
 
 def read_one(folder, record):

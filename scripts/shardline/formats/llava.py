@@ -11,7 +11,7 @@ instead are read too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +19,34 @@ from shardline.annotations import check_options
 from shardline.conversations import COLUMNS as COMMON_COLUMNS
 from shardline.conversations import caption_turns, fill_row, turns_of
 from shardline.media_paths import MediaFinder
-from shardline.records import Record, read_records
-from shardline.row_files import find_row_files
-from shardline.rows import Rejection, Row, brief
+from shardline.records import filled, scan_files
+from shardline.row_files import parse_value
+from shardline.rows import RawRow, Rejection, Row, brief
 
 DEFAULTS = {"annotations": None, "media_folders": [], "prefix": ""}
 FRAMES = ()
 COLUMNS = (*COMMON_COLUMNS, "conversations")
 
 
-def read(raw: Path, options: dict[str, Any]) -> Iterator[Row]:
+def scan(raw: Path, options: dict[str, Any]) -> Iterator[RawRow]:
     """Yield the rows of all annotation files, in the order of their names."""
     options = check_options(options, DEFAULTS, "format_options of llava")
+    return scan_files(raw, options["annotations"], COLUMNS)
+
+
+def parser(raw: Path, options: dict[str, Any]) -> Callable[[RawRow], Iterator[Row]]:
+    """What yields the one row that a raw row is."""
+    options = {**DEFAULTS, **options}
     finder = MediaFinder(raw, options["media_folders"], options["prefix"])
-    for file in find_row_files(raw, options["annotations"]):
-        for index, record in read_records(raw, file, COLUMNS):
-            row = Row(file=file, index=index)
-            try:
-                _fill(row, record, finder)
-            except Rejection as rejection:
-                row.rejection = rejection
-            except RecursionError:
-                row.rejection = Rejection("bad_row", "nested too deeply")
-            yield row
+
+    def rows(raw_row: RawRow) -> Iterator[Row]:
+        row = Row(file=raw_row.file, index=raw_row.index)
+        yield filled(row, parse_value(raw_row.index, raw_row.value), finder, _fill)
+
+    return rows
 
 
-def _fill(row: Row, record: Record, finder: MediaFinder) -> None:
-    if isinstance(record, Rejection):
-        raise record
+def _fill(row: Row, record: dict[str, Any], finder: MediaFinder) -> None:
     conversation = record.get("conversations")
     turns = caption_turns(record) if conversation is None else turns_of(conversation)
     if turns is None:

@@ -19,7 +19,7 @@ media are found.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ from shardline.conversations import COLUMNS as COMMON_COLUMNS
 from shardline.conversations import Turn, caption_turns, fill_row, turns_of
 from shardline.media_claims import parsed_list
 from shardline.media_paths import MediaFinder
-from shardline.records import first_of
-from shardline.row_files import find_row_files, read_rows
-from shardline.rows import Rejection, Row, brief
+from shardline.records import filled, first_of, scan_files
+from shardline.row_files import parse_value
+from shardline.rows import RawRow, Rejection, Row, brief
 
 DEFAULTS = {"annotations": None, "media_folders": [], "prefix": ""}
 FRAMES = ()
@@ -52,29 +52,28 @@ COLUMNS = (
 UNFILLED = ("<bbox>", "<ref-object>")
 
 
-def read(raw: Path, options: dict[str, Any]) -> Iterator[Row]:
-    """Yield the rows of all annotation files, in the order of their names, packs taken apart."""
+def scan(raw: Path, options: dict[str, Any]) -> Iterator[RawRow]:
+    """Yield the rows of all annotation files, in the order of their names."""
     options = check_options(options, DEFAULTS, "format_options of qwenvl")
+    return scan_files(raw, options["annotations"], COLUMNS)
+
+
+def parser(raw: Path, options: dict[str, Any]) -> Callable[[RawRow], Iterator[Row]]:
+    """What yields the one row that a raw row is, or those of a pack."""
+    options = {**DEFAULTS, **options}
     finder = MediaFinder(raw, options["media_folders"], options["prefix"])
-    for file in find_row_files(raw, options["annotations"]):
-        for index, value in read_rows(raw, file, COLUMNS):
-            packed = isinstance(value, list) and len(value) > 0
-            for part, record in enumerate(value if packed else [value]):
-                row = Row(file=file, index=index, part=part if packed else None)
-                try:
-                    _fill(row, record, finder)
-                except Rejection as rejection:
-                    row.rejection = rejection
-                except RecursionError:
-                    row.rejection = Rejection("bad_row", "nested too deeply")
-                yield row
+
+    def rows(raw_row: RawRow) -> Iterator[Row]:
+        value = parse_value(raw_row.index, raw_row.value)
+        packed = isinstance(value, list) and len(value) > 0
+        for part, record in enumerate(value if packed else [value]):
+            row = Row(file=raw_row.file, index=raw_row.index, part=part if packed else None)
+            yield filled(row, record, finder, _fill)
+
+    return rows
 
 
-def _fill(row: Row, record: Any, finder: MediaFinder) -> None:
-    if isinstance(record, Rejection):
-        raise record
-    if not isinstance(record, dict):
-        raise Rejection("bad_row", f"{brief(record)}, not an object")
+def _fill(row: Row, record: dict[str, Any], finder: MediaFinder) -> None:
     turns = _turns(record)
     if record.get("objects") and any(mark in str(turns) for mark in UNFILLED):
         raise Rejection("unfilled_boxes", "the boxes are in `objects`, not in the text")
