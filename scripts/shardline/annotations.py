@@ -15,6 +15,7 @@ from shardline.samples import Medium
 
 MAX_NAME = 255  # bytes of a part of a path, as file systems have it
 MAX_PATH = 1024
+KEPT = 200_000  # places of images in memory (50 MB); more are looked for anew
 
 
 def find_annotations(raw: Path, choices: Sequence[str]) -> list[str]:
@@ -128,6 +129,8 @@ class ImageFinder:
 
     def _locate(self, name: str) -> str:
         if name not in self.found:
+            if len(self.found) >= KEPT:
+                self.found.clear()
             candidates = [str(PurePosixPath(folder) / name) for folder in self.folders]
             self.found[name] = next(
                 (path for path in candidates if (self.raw / path).is_file()), candidates[0]

@@ -40,20 +40,19 @@ def read(results, name):
     return [Sample.from_json(sample) for sample in samples_of(results, name)]
 
 
-def test_the_seeds_metadata_with_a_screenshot(shared_data, results, tmp_path):
+def test_the_seeds_metadata_as_it_is_and_with_a_screenshot(shared_data, results, tmp_path):
     source = shared_data / "showui_metadata"
+    manifest = lock_and_convert(results, "all", source, "showui", "unit_xyxy")
+    assert manifest["rows"]["in"] == 2 and manifest["reasons"] == {"missing_image": 2}
     folder = tmp_path / "raw"
     name = "OmniAct/metadata/hf_train_showui_desktop.json"
     (folder / name).parent.mkdir(parents=True)
     (folder / name).write_bytes((source / name).read_bytes())
     image = folder / "OmniAct/images/example.png"
     image.parent.mkdir()
-    options = {"annotations": "*/metadata/*.json"}
     for screenshot, reasons in (("word", {"size_mismatch": 1}), ("chrome", {})):
         image.write_bytes((source / f"examples/{screenshot}.png").read_bytes())
-        manifest = lock_and_convert(
-            results, "su", folder, "showui", "unit_xyxy", format_options=options
-        )
+        manifest = lock_and_convert(results, "su", folder, "showui", "unit_xyxy")
         check_sums(manifest, rejects_of(results, "su"))
         assert manifest["rows"]["in"] == 1 and manifest["reasons"] == reasons
     (sample,) = read(results, "su")

@@ -10,7 +10,8 @@ An element's text may be called ``text``, its kind ``type`` or ``class_name``. A
 ``element`` that has a ``bbox`` of its own is a screen with one element, as in the parquet rows of
 ShowUI-desktop; if its ``bbox`` is a list of boxes, then ``instruction``, ``point`` and ``type`` are
 lists beside it, as in those of ShowUI-web. One record becomes one sample. Parquet files are read
-where there is no ``metadata``. `exporting.showui_metadata` makes such a file of samples.
+where there is no ``metadata`` (of the dataset, or of several in folders of their own).
+`exporting.showui_metadata` makes such a file of samples.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ from shardline.records import first_of, image_of, read_records
 from shardline.rows import Element, Rejection, Row, brief
 
 DEFAULTS = {"annotations": None}
-LAYOUTS = ("metadata/*.json", "metadata/*.jsonl", "*.parquet", "*/*.parquet")
+LAYOUTS = (
+    "metadata/*.json",
+    "metadata/*.jsonl",
+    "*/metadata/*.json",
+    "*.parquet",
+    "*/*.parquet",
+)
 IMAGE_KEYS = ("img_url", "img_filename", "image_url", "file_name", "image")
 LABEL_KEYS = ("instruction", "text", "task")
 KIND_KEYS = ("data_type", "type", "class_name")
