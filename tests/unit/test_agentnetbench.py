@@ -69,6 +69,7 @@ def test_agentnetbench_boxes_that_disagree_with_the_screenshot(shared_data, resu
         "malformed_json": 1,
         "bad_row": 1,
     }
+    assert len(manifest["shards"]) == 1  # small files together
     first = rejects_of(results, "an")[0]
     assert first["row"] == "broken.json#0" and "line 1, column 14" in first["detail"]
 
