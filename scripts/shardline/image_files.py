@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from PIL import Image, UnidentifiedImageError
 
 from shardline.containers import missing_bytes
+from shardline.embedded import image_extension
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
@@ -65,7 +66,7 @@ def open_image(data: bytes, max_pixels: int | None) -> Image.Image:
         _allow_heif()
         formats = ("HEIF",)
         if lacks := missing_bytes(io.BytesIO(data)):
-            raise BadImage("corrupt_image", f"truncated, {lacks} bytes are missing")
+            raise BadImage("corrupt_image", f"truncated; missing bytes: {lacks}")
     image = Image.open(io.BytesIO(data), formats=formats)
     width, height = image.size
     if max_pixels is not None and (width * height > max_pixels or max(width, height) > MAX_SIDE):
@@ -91,6 +92,16 @@ def _brands(data: bytes) -> set[bytes]:
     return {head[start : start + 4] for start in range(0, len(head), 4) if start != 4}
 
 
+def _unidentified(data: bytes) -> BadImage:
+    """What to say of bytes of which Pillow can read no header."""
+    for start, name in KNOWN_OTHERS.items():
+        if data.startswith(start):
+            return BadImage("unsupported_image", f"{name} is not read")
+    if (kind := image_extension(data)) != "bin":
+        return BadImage("corrupt_image", f"the header of a {kind} file is broken")
+    return BadImage("corrupt_image", f"no image format that we know; begins with {data[:16]!r}")
+
+
 def _allow_heif() -> None:
     """Teach Pillow HEIF, at the first such file: other programs need not load libheif."""
     if "HEIF" not in Image.OPEN:
@@ -111,11 +122,7 @@ def told(data: bytes, max_pixels: int | None) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except UnidentifiedImageError:
-        for start, name in KNOWN_OTHERS.items():
-            if data.startswith(start):
-                raise BadImage("unsupported_image", f"{name} is not read") from None
-        head = f"begins with {data[:16]!r}"
-        raise BadImage("corrupt_image", f"no image format that we know; {head}") from None
+        raise _unidentified(data) from None
     except Image.DecompressionBombError as error:
         pixels = re.findall(r"\d+", str(error))[0]
         raise BadImage(
@@ -123,6 +130,7 @@ def told(data: bytes, max_pixels: int | None) -> Iterator[None]:
         ) from None
     except UNDECODABLE as error:
         message = re.sub(r"<[^>]*>|0x[0-9a-f]+", "...", str(error))  # no memory addresses
-        raise BadImage("corrupt_image", message or type(error).__name__) from None
+        reason = "decompression_bomb" if "MAX_TEXT" in message else "corrupt_image"
+        raise BadImage(reason, message or type(error).__name__) from None
     finally:
         Image.MAX_IMAGE_PIXELS = before

@@ -1,4 +1,11 @@
-"""The media audit: does each image or video exist, decode whole, and have the size rows claim?"""
+"""The media audit: does each image or video exist, decode whole, and have the size rows claim?
+
+What is an image and what a video is the row's to say. A file that moves (GIF, APNG, WebP, AVIF) and
+a TIFF of several pages are, listed as an image, what image models make of them: their first frame.
+The others must decode too, and the sample's ``meta["media"]`` says how many there are, so that
+nobody takes an animation for a still by mistake. A GIF that is listed as a video is one, with all
+its frames and their times; of the other moving images no video is made (``unsupported_video``).
+"""
 
 from __future__ import annotations
 

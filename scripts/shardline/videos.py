@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from shardline.containers import missing_bytes
+from shardline.embedded import image_extension
 from shardline.rows import Rejection
 
 if TYPE_CHECKING:
@@ -59,10 +60,10 @@ def probe_video(path: str, max_pixels: int) -> Video:
             ``no_video_stream`` or ``too_many_pixels`` (a frame).
     """
     with open(path, "rb") as file:
-        if not file.read(1):
+        if not (head := file.read(16)):
             raise Rejection("empty_file", "the file has no bytes")
         if lacks := missing_bytes(file):
-            raise Rejection("corrupt_video", f"truncated, at least {lacks} bytes are missing")
+            raise Rejection("corrupt_video", f"truncated; missing bytes: at least {lacks}")
     import av
 
     try:
@@ -72,6 +73,9 @@ def probe_video(path: str, max_pixels: int) -> Video:
             metadata_errors="replace",
         )
     except (av.FFmpegError, ValueError) as error:
+        if (kind := image_extension(head)) not in ("bin", "gif"):
+            detail = f"a {kind} file; of images, only GIFs are read as videos"
+            raise Rejection("unsupported_video", detail) from None
         raise Rejection("corrupt_video", f"no video format that we know: {_words(error)}") from None
     with container:
         return _decode(_stream(container, max_pixels))

@@ -187,6 +187,7 @@ def test_embedded_images_through_audit_filters_and_shards(pages, tmp_path):
             options=json.dumps(options),
             converted=results / "converted",
             raw=results / "raw",
+            scores=results / "scores",
             decisions=decisions,
             threads=2,
         )

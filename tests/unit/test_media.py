@@ -36,7 +36,7 @@ def auditor(folder, threads=1):
         ("truncated_jpeg.jpg", "corrupt_image"),
         ("broken.png", "corrupt_image"),
         ("broken_data_stream.png", "corrupt_image"),
-        ("png_decompression_dos.png", "corrupt_image"),
+        ("png_decompression_dos.png", "decompression_bomb"),
         ("zero_width.gif", "corrupt_image"),
         ("seek_too_large.tif", "corrupt_image"),
         ("decompression_bomb.gif", "too_many_pixels"),
