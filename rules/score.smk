@@ -34,6 +34,7 @@ checkpoint train_classifier:
     params:
         *training_classifiers.params,
         options=training_classifiers.options,
+        code=training_classifiers.code_hash,
         labels=lambda wildcards: project.labels_of[wildcards.scores],
         weights=lambda wildcards, input: paths.model_of_lock(str(input.weights)),
         hardware=lambda wildcards, resources: resources.get("hardware", "cpu"),
@@ -46,6 +47,7 @@ checkpoint train_classifier:
             --converted {input.converted:q} \
             --raw results/raw/{params.labels:q} \
             --weights {params.weights:q} \
+            --code {params.code:q} \
             --folder results/classifiers/{wildcards.scores:q} \
             --manifest {output.manifest:q} \
             --hardware config/hardware/{params.hardware:q}.yaml \
@@ -72,7 +74,9 @@ rule score_image_shard:
         *scoring_images.params,
         upstream.converted_shard_hash,
         options=scoring_images.options,
+        code=scoring_images.code_hash,
         model=lambda wildcards, input: paths.model_of_lock(str(input.model)),
+        model_manifest=lambda wildcards, input: str(input.model),
         hardware=lambda wildcards, resources: resources.get("hardware", "cpu"),
     message:
         "score images of {wildcards.dataset} {wildcards.block}: {wildcards.scores}"
@@ -84,6 +88,8 @@ rule score_image_shard:
             --converted results/converted/{wildcards.dataset:q}/samples-{wildcards.block:q}.jsonl.zst \
             --raw results/raw/{wildcards.dataset:q} \
             --model {params.model:q} \
+            --model-manifest {params.model_manifest:q} \
+            --code {params.code:q} \
             --output {output.scores:q} \
             --hardware config/hardware/{params.hardware:q}.yaml \
             --threads {threads} \

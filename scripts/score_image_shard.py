@@ -6,7 +6,8 @@ Example:
     python scripts/score_image_shard.py --dataset vases \
         --options '{"scorer": "sharpness", "scorer_options": {}}' \
         --converted results/converted/vases/samples-00000.jsonl.zst --raw results/raw/vases \
-        --model "" --hardware config/hardware/cpu.yaml --threads 2 \
+        --model "" --model-manifest "" --code 1f2e3d4c \
+        --hardware config/hardware/cpu.yaml --threads 2 \
         --output results/scores/vases/sharpness-44136fa3/scores-00000.jsonl
 
 In:
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--converted", type=Path, required=True, help="converted shard")
     parser.add_argument("--raw", type=Path, required=True, help="folder of the raw data")
     parser.add_argument("--model", required=True, help="folder of the model, or empty")
+    parser.add_argument("--model-manifest", required=True, help="its lock or manifest, or empty")
+    parser.add_argument("--code", required=True, help="fingerprint of the scoring code")
     parser.add_argument("--output", type=Path, required=True, help="scores to write")
     parser.add_argument("--hardware", type=Path, required=True, help="hardware preset")
     parser.add_argument("--threads", type=int, required=True, help="CPU threads")
@@ -49,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raw=arguments.raw,
         output=arguments.output,
         model=Path(arguments.model) if arguments.model else None,
+        model_manifest=Path(arguments.model_manifest) if arguments.model_manifest else None,
+        code=arguments.code,
         device=load_hardware(arguments.hardware).device,
         threads=arguments.threads,
     )

@@ -5,6 +5,7 @@ A scorer is one module in ``shardline/scorers`` with::
     DEFAULTS: dict             # its options that shape scores, and their defaults
     MODEL: str                 # optional: the option that names its model's source
     TRAINED: bool              # optional: its model is a classifier trained with these options
+    def check(options: dict)   # optional: ConfigError for values that make no sense, before any run
     def score(files: Sequence[Path], options: dict, run: Run) -> Iterable[dict[str, float]]
 
 ``score`` yields one set of finite numbers an image file, in order. ``score`` is always among them;
@@ -15,6 +16,7 @@ differ in their last digits from those of another: each file of scores says what
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,15 @@ from typing import Any
 
 from shardline import registry
 from shardline.errors import ConfigError, DataError
-from shardline.files import file_entry, read_json, read_jsonl, sha256_file, write_json, write_jsonl
+from shardline.files import (
+    file_entry,
+    read_json,
+    read_jsonl,
+    sha256_file,
+    short_hash,
+    write_json,
+    write_jsonl,
+)
 from shardline.parallel import Workers
 from shardline.samples import Sample
 from shardline.versions import package_versions
@@ -31,6 +41,7 @@ from shardline.versions import package_versions
 Scores = dict[str, dict[str, float]]
 PREFIX = "scores-"
 KNOWN = "known-"
+PACKAGES = ("open_clip_torch", "pillow", "torch", "torchvision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +62,20 @@ def scorer_options(name: str, module: ModuleType, given: Mapping[str, Any]) -> d
     """A scorer's options: what is given over its defaults.
 
     Raises:
-        ConfigError: an option that it does not have.
+        ConfigError: an option that it does not have, or a value that makes no sense.
     """
     if unknown := sorted(set(given) - set(module.DEFAULTS)):
         raise ConfigError(
             f"scorer {name}: no option {', '.join(unknown)}; "
             f"there are: {', '.join(sorted(module.DEFAULTS)) or 'none'}"
         )
-    return {**module.DEFAULTS, **given}
+    options = {**module.DEFAULTS, **given}
+    if hasattr(module, "check"):
+        try:
+            module.check(options)
+        except ConfigError as error:
+            raise ConfigError(f"scorer {name}: {error}") from None
+    return options
 
 
 def images_of(samples: Sequence[Sample]) -> dict[str, str]:
@@ -79,13 +96,15 @@ def score_shard(
     raw: Path,
     output: Path,
     model: Path | None,
+    model_manifest: Path | None,
+    code: str,
     device: str,
     threads: int,
 ) -> None:
     """Score the images of one converted shard.
 
-    Contents that an earlier run of the dataset has scored with the same options are not read
-    again: their scores lie beside ``output`` as ``known-*.jsonl``.
+    Contents that an earlier run of the dataset has scored with the same options, model and code
+    are not read again: their scores lie beside ``output`` as ``known-*.jsonl``.
 
     Args:
         options: ``scorer``, ``scorer_options`` and ``plugins``.
@@ -93,6 +112,8 @@ def score_shard(
         raw: folder of the dataset's raw data.
         output: jsonl: first what made the scores, then ``{"sha256", "score", ...}`` an image.
         model: folder of the scorer's model, if it has one.
+        model_manifest: its lock, or the manifest of the classifier.
+        code: fingerprint of the scoring program.
 
     Raises:
         ConfigError: an option that the scorer does not have.
@@ -101,18 +122,20 @@ def score_shard(
     module = registry.load("scorers", options["scorer"], options.get("plugins", []))
     chosen = scorer_options(options["scorer"], module, options["scorer_options"])
     images = images_of([Sample.from_json(row) for row in read_jsonl(converted)])
-    known = _known(output.parent)
+    key = short_hash([chosen, code, sha256_file(model_manifest) if model_manifest else ""])
+    known = _known(output.parent, key)
     new = {sha256: path for sha256, path in images.items() if sha256 not in known}
+    print(f"{output.name}: {len(images)} images, {len(new)} of them new", file=sys.stderr)
     with Workers(threads) as workers:
         run = Run(model=model, device=device, threads=threads, workers=workers)
         files = [raw / path for path in new.values()]
         found = module.score(files, chosen, run) if files else []
         for (sha256, path), scores in zip(new.items(), found, strict=True):
             known[sha256] = _checked(scores, f"{dataset}/{path}", options["scorer"])
-    made = {"device": device_name(device), "versions": package_versions("torch", "open_clip_torch")}
+    made = {"device": device_name(device), "versions": package_versions(*PACKAGES)}
     rows = [{"sha256": sha256, **known[sha256]} for sha256 in images]
     write_jsonl(output, [made, *rows])
-    write_jsonl(output.with_name(KNOWN + output.name.removeprefix(PREFIX)), rows)
+    write_jsonl(output.with_name(KNOWN + output.name.removeprefix(PREFIX)), [{"key": key}, *rows])
 
 
 def list_scores(
@@ -178,10 +201,12 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name()
 
 
-def _known(folder: Path) -> Scores:
+def _known(folder: Path, key: str) -> Scores:
     known: Scores = {}
     for path in sorted(folder.glob(f"{KNOWN}*.jsonl")):
-        known |= {row.pop("sha256"): row for row in read_jsonl(path)}
+        made, *rows = read_jsonl(path)
+        if made == {"key": key}:
+            known |= {row.pop("sha256"): row for row in rows}
     return known
 
 
