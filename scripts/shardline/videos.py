@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 DEMUXERS = (  # no playlists and no image sequences: those read other files, or the network
     *("mov", "mp4", "matroska", "webm", "avi", "gif", "mpegts", "mpeg", "flv", "asf", "ogg"),
 )
+PADDING = 1_000_000  # pixels, for the margins that decoders put around frames
 SAME_RATE = 0.01  # share of the frames by which a true rate may miss their rounded times
 
 
@@ -78,7 +79,7 @@ def probe_video(path: str, max_pixels: int) -> Video:
             raise Rejection("unsupported_video", detail) from None
         raise Rejection("corrupt_video", f"no video format that we know: {_words(error)}") from None
     with container:
-        return _decode(_stream(container, max_pixels))
+        return _decode(_stream(container, max_pixels), max_pixels)
 
 
 def _stream(container: av.container.InputContainer, max_pixels: int) -> av.VideoStream:
@@ -94,18 +95,22 @@ def _stream(container: av.container.InputContainer, max_pixels: int) -> av.Video
     context = stream.codec_context
     if context is None:
         raise Rejection("unsupported_video", "no decoder for its codec")
-    width, height = context.width, context.height
+    _check_size(context.width, context.height, max_pixels)
+    context.thread_count = 1  # the files are audited in parallel
+    most = 4 * max_pixels + PADDING  # decoders' own buffers are larger than a frame
+    # Smoothing changes what frames look like, not whether they decode, and takes a third.
+    context.options = {"skip_loop_filter": "all", "max_pixels": str(most)}
+    return stream
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise Rejection(
             "too_many_pixels", f"frames of {width}x{height} are over the limit of {max_pixels}"
         )
-    context.thread_count = 1  # the files are audited in parallel
-    # Smoothing changes what frames look like, not whether they decode, and takes a third.
-    context.options = {"skip_loop_filter": "all", "max_pixels": str(max_pixels)}
-    return stream
 
 
-def _decode(stream: av.VideoStream) -> Video:
+def _decode(stream: av.VideoStream, max_pixels: int) -> Video:
     import av
 
     count, rotation, size = 0, 0, (0, 0)
@@ -117,6 +122,7 @@ def _decode(stream: av.VideoStream) -> Video:
                     raise Rejection("corrupt_video", f"frame {count} is damaged")
                 if not count:
                     rotation, size = -frame.rotation % 360, (frame.width, frame.height)
+                    _check_size(*size, max_pixels)
                 elif size != (frame.width, frame.height):
                     raise Rejection(
                         "unsupported_video",
