@@ -44,7 +44,8 @@ def probe(data: bytes, max_pixels: int | None = None) -> Probe:
     """Decode all of an image file, only to see that it can be.
 
     A JPEG is decoded at an eighth of its size: that reads all its bytes, and saves most of the
-    arithmetic. Of an animation, frames beyond ``max_pixels`` in all are not looked at: only the
+    arithmetic. It has no checksum: bytes that were altered may give other colours and no error,
+    here as at full size. Of an animation, frames beyond ``max_pixels`` in all are not looked at: only the
     first is ever used.
 
     Raises:
@@ -76,8 +77,8 @@ def decode(data: bytes, max_pixels: int | None = None) -> tuple[Image.Image, int
         The picture, and its EXIF orientation 1 to 8 (1: upright).
 
     Raises:
-        BadImage: ``empty_file``, ``too_many_pixels``, ``unsupported_image``, or ``corrupt_image``
-            (which a truncated one is too).
+        BadImage: ``empty_file``, ``too_many_pixels``, ``decompression_bomb`` (of its texts),
+            ``unsupported_image``, or ``corrupt_image`` (which a truncated one is too).
     """
     with told(data, max_pixels):
         image = open_image(data, max_pixels)
