@@ -45,8 +45,8 @@ def probe(data: bytes, max_pixels: int | None = None) -> Probe:
 
     A JPEG is decoded at an eighth of its size: that reads all its bytes, and saves most of the
     arithmetic. It has no checksum: bytes that were altered may give other colours and no error,
-    here as at full size. Of an animation, frames beyond ``max_pixels`` in all are not looked at: only the
-    first is ever used.
+    here as at full size. Of an animation, frames beyond ``max_pixels`` in all are not looked at:
+    only the first is ever used.
 
     Raises:
         BadImage: as `decode`.
