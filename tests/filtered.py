@@ -1,17 +1,24 @@
-"""For tests of filters: samples by hand or of audited files, and one filter run on them."""
+"""For tests of filters: samples by hand or of audited files, and filters run on them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import decide_filters
+import score_image_shard
+import write_score_manifest
+from project_root import ROOT
+from raw_datasets import command_line
 from shardline import registry
 from shardline.decisions import Context, Verdict, check_filter
+from shardline.files import read_json, short_hash
 from shardline.media import audit_image
 from shardline.parallel import Workers
 from shardline.samples import Medium, Sample
-from shardline.scoring import Run, images_of, scorer_options
+from shardline.scoring import Run, images_of, scorer_options, scores_name
 
 MAX_PIXELS = 100_000_000
 
@@ -54,32 +61,140 @@ def audited(raw: Path, paths: Iterable[Path]) -> tuple[list[Sample], dict[str, s
     return samples, reasons
 
 
+def context_of(
+    module: Any, scores: Mapping[str, Mapping[str, float]] | None = None, **fields: Any
+) -> Context:
+    """What a filter is given about dataset ``d``; other keywords are its options."""
+    raw = fields.pop("raw", Path("."))
+    options = {**module.DEFAULTS, **fields}
+    check_filter(module, options)
+    return Context(
+        dataset="d",
+        options=options,
+        earlier=[],
+        benchmarks=[],
+        raw=raw.parent,
+        load=lambda _: [],
+        phashes=lambda _: {},
+        scores=scores or {},
+    )
+
+
 def judge(name: str, samples: list[Sample], raw: Path = Path("."), **options: Any) -> Verdict:
     """What a filter decides about samples of one dataset whose raw data is in ``raw``."""
     module = registry.load("filters", name)
-    options = {**module.DEFAULTS, **options}
-    check_filter(module, options)
-    with Workers(1) as workers:
-        scores = {}
-        if hasattr(module, "scorer"):
-            scorer_name, given = module.scorer(options)
-            scorer = registry.load("scorers", scorer_name)
-            files = images_of(samples)
+    context = context_of(module, raw=raw, **options)
+    if hasattr(module, "scorer"):
+        scorer_name, given = module.scorer(context.options)
+        scorer = registry.load("scorers", scorer_name)
+        files = images_of(samples)
+        with Workers(1) as workers:
             run = Run(model=None, device="cpu", threads=1, workers=workers)
             chosen = scorer_options(scorer_name, scorer, given)
             found = scorer.score([raw / path for path in files.values()], chosen, run)
-            scores = dict(zip(files, found, strict=True))
-        context = Context(
-            dataset="d",
-            options=options,
-            earlier=[],
-            benchmarks=[],
-            raw=raw.parent,
-            load=lambda _: [],
-            phashes=lambda _: {},
-            scores=scores,
+            context.scores = dict(zip(files, found, strict=True))
+    return module.judge(samples, context)
+
+
+def score_images(
+    results: Path,
+    dataset: str,
+    scorer: str,
+    options: dict[str, Any],
+    *,
+    plugins: Sequence[str] = (),
+    model: Path | str = "",
+    threads: int = 1,
+) -> str:
+    """Score all images of a converted dataset, as the rules do; return the scores' name."""
+    chosen = scorer_options(scorer, registry.load("scorers", scorer, plugins), options)
+    name = f"{scorer}-{short_hash(chosen)}"
+    given = json.dumps({"scorer": scorer, "scorer_options": chosen, "plugins": list(plugins)})
+    converted, folder = results / "converted" / dataset, results / "scores" / dataset / name
+    for shard in read_json(converted / "manifest.json")["shards"]:
+        score_image_shard.main(
+            command_line(
+                **{"model-manifest": next(Path(model).glob("*config.json"), "") if model else ""},
+                dataset=dataset,
+                options=given,
+                converted=converted / shard["name"],
+                raw=results / "raw" / dataset,
+                model=model,
+                code="c0de",
+                output=folder / scores_name(shard["name"]),
+                hardware=ROOT / "config/hardware/cpu.yaml",
+                threads=threads,
+            )
         )
-        return module.judge(samples, context)
+    write_score_manifest.main(
+        command_line(
+            dataset=dataset,
+            options=given,
+            converted=converted / "manifest.json",
+            folder=folder,
+            manifest=folder / "manifest.json",
+        )
+    )
+    return name
+
+
+def run_filters(
+    results: Path,
+    dataset: str,
+    filters: Iterable[tuple[str, dict[str, Any]]],
+    *,
+    variant: str = "v",
+    threads: int = 1,
+    plugins: Sequence[object] = (),
+    models: Sequence[Path] = (),
+    **context: Sequence[str],
+) -> dict[str, Any]:
+    """Run a chain on a converted dataset, scored first where a filter judges by scores.
+
+    Args:
+        filters: names and options.
+        models: folders of the scorers' models, for the filters that judge by scores, in order.
+        context: ``earlier`` and ``benchmarks``.
+
+    Returns:
+        The summary of the decisions.
+    """
+    plugins = [str(file) for file in plugins]
+    left = list(models)
+    entries = []
+    for name, options in filters:
+        entry: dict[str, Any] = {"name": name, "options": options}
+        module = registry.load("filters", name, plugins) if name in _known(plugins) else None
+        if hasattr(module, "scorer"):
+            scorer, given = module.scorer({**module.DEFAULTS, **options})
+            entry["scores"] = score_images(
+                results,
+                dataset,
+                scorer,
+                given,
+                plugins=plugins,
+                model=left.pop(0) if left else "",
+                threads=threads,
+            )
+        entries.append(entry)
+    decisions = results / "filtered" / dataset / variant / "decisions.json"
+    decide_filters.main(
+        command_line(
+            dataset=dataset,
+            variant="v",
+            options=json.dumps({"filters": entries, "plugins": plugins, **context}),
+            converted=results / "converted",
+            raw=results / "raw",
+            scores=results / "scores" / dataset,
+            decisions=decisions,
+            threads=threads,
+        )
+    )
+    return read_json(decisions)
+
+
+def _known(plugins: Sequence[str]) -> list[str]:
+    return registry.names("filters", plugins)
 
 
 def rejected(verdict: Verdict) -> dict[int, str]:

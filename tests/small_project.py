@@ -221,6 +221,7 @@ class SmallProject:
             "decide_filters",
             *("--dataset", dataset, "--variant", variant, "--options", canonical_json(options)),
             *("--converted", "results/converted", "--raw", "results/raw"),
+            *("--scores", f"results/scores/{dataset}"),
             *("--decisions", decisions, "--threads", "1"),
         )
         for shard in read_json(Path(decisions))["shards"]:

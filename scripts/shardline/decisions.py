@@ -34,10 +34,16 @@ class Decision:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The rejected samples by id, and figures for the report."""
+    """The rejected samples by id, figures for the report, and what later runs are to go by.
+
+    ``record`` is for what a filter finds out once, like a threshold from a sample of the images:
+    `Context.recorded` gives it to the next run of the same dataset, chain and options, so that a
+    dataset that grew is judged as before.
+    """
 
     rejected: dict[str, Decision]
     figures: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -47,7 +53,8 @@ class Context:
     ``earlier`` and ``benchmarks`` are names of datasets; ``load`` reads a dataset's converted
     samples; ``phashes`` gives the perceptual hash of every image of samples, by sha256, None for
     flat images; ``scores`` has the scores of every image of the dataset, by sha256, from the
-    filter's scorer; ``raw`` has a folder of raw data a dataset.
+    filter's scorer; ``raw`` has a folder of raw data a dataset; ``recorded`` is what the filter
+    wrote down in an earlier run (`Verdict.record`), empty in the first.
     """
 
     dataset: str
@@ -58,6 +65,7 @@ class Context:
     load: Callable[[str], list[Sample]]
     phashes: Callable[[Iterable[Sample]], dict[str, int | None]]
     scores: Mapping[str, Mapping[str, float]]
+    recorded: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_filter(module: Any, options: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from shardline.files import (
     read_jsonl,
     sha256_bytes,
     sha256_file,
+    short_hash,
     write_json,
     write_jsonl,
 )
@@ -30,6 +31,8 @@ from shardline.scoring import read_scores
 from shardline.series import series_of
 from shardline.versions import package_versions
 from shardline.views import group_counts
+
+RECORDS = "recorded.json"  # beside the summary, but no output of the rule: it outlives a rerun
 
 
 def decide(
@@ -69,6 +72,7 @@ def decide(
     decisions.unlink(missing_ok=True)
     shards = dict(_read_shards(converted / dataset))
     samples = [sample for _, group in shards.values() for sample in group]
+    records = decisions.with_name(RECORDS)
     with Workers(threads) as workers:
         rejected, filters = _judge(
             dataset=dataset,
@@ -78,6 +82,7 @@ def decide(
             raw=raw,
             scores=scores,
             workers=workers,
+            records=records,
         )
     entries = []
     for name, (source_sha256, group) in shards.items():
@@ -136,6 +141,7 @@ def _judge(
     raw: Path,
     scores: Path,
     workers: Workers,
+    records: Path,
 ) -> tuple[dict[str, tuple[str, Decision]], list[dict[str, Any]]]:
     """Run the chain; return (filter, decision) of the rejected by id, and each filter's summary."""
     hasher = Hasher(workers)
@@ -163,11 +169,15 @@ def _judge(
 
     rejected: dict[str, tuple[str, Decision]] = {}
     summaries = []
+    known = read_json(records) if records.is_file() else {}
+    recorded = {}
     for entry in options["filters"]:
         module = registry.load("filters", entry["name"], options.get("plugins", []))
+        chosen = _options(entry, module.DEFAULTS)
+        key = f"{entry['name']}-{short_hash(chosen)}"
         context = Context(
             dataset=dataset,
-            options=_options(entry, module.DEFAULTS),
+            options=chosen,
             earlier=options.get("earlier", []),
             benchmarks=options.get("benchmarks", []),
             raw=raw,
@@ -176,6 +186,7 @@ def _judge(
             scores=read_scores(scores / entry["scores"] / "manifest.json")
             if entry.get("scores")
             else {},
+            recorded=known.get(key, {}),
         )
         left = [sample for sample in samples if sample.id not in rejected]
         try:
@@ -192,8 +203,13 @@ def _judge(
                 "rejected": len(verdict.rejected),
                 "reasons": dict(sorted(Counter(reasons).items())),
                 "figures": verdict.figures,
+                **({"scores": entry["scores"]} if entry.get("scores") else {}),
             }
         )
+        if verdict.record:
+            recorded[key] = verdict.record
+    if recorded != known:
+        write_json(records, recorded)
     return rejected, summaries
 
 

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
-import decide_filters
 import write_filter_manifest
-from filtered import audited, judge, message, sample
+from filtered import audited, judge, message, run_filters, sample
 from project_root import ROOT
 from raw_datasets import command_line, lock_and_convert, picture, save, tree_bytes
 from shardline.config.layers import Layer, load, project_layers
@@ -51,10 +50,13 @@ SCORER = """
 CALLS = []
 
 class Name:
+    DEFAULTS = {}
+
     @staticmethod
-    def score(files, workers):
-        CALLS.extend(file.name for file in files)
-        return [float(file.stem.rpartition("=")[2]) for file in files]
+    def score(files, options, run):
+        for file in files:
+            CALLS.append(file.name)
+            yield {"score": float(file.stem.rpartition("=")[2])}
 
 shardline_scorers = {"name": Name}
 """
@@ -88,22 +90,8 @@ def views_dataset(tmp_path, views, name="vases"):
     return folder
 
 
-def decide(tmp_path, *filters, name="vases", threads=1, plugins=(), place="v"):
-    results = tmp_path / "results"
-    entries = [{"name": key, "options": given} for key, given in filters]
-    decisions = results / f"filtered/{name}/{place}/decisions.json"
-    decide_filters.main(
-        command_line(
-            dataset=name,
-            variant="v",
-            options=json.dumps({"filters": entries, "plugins": [str(file) for file in plugins]}),
-            converted=results / "converted",
-            raw=results / "raw",
-            decisions=decisions,
-            threads=threads,
-        )
-    )
-    return read_json(decisions)
+def decide(tmp_path, *filters, name="vases", place="v", **options):
+    return run_filters(tmp_path / "results", name, filters, variant=place, **options)
 
 
 def reasons(tmp_path, name="vases"):
@@ -204,7 +192,7 @@ def test_one_view_a_group_stays_with_all_its_samples(tmp_path):
     assert {row for row, reason in found.items() if reason} == {0, 3}
     sharp, soft = (score_file(str(folder / f"{name}.png")) for name in ("sharp", "soft"))
     (entry,) = summary["filters"]
-    assert entry["options"] == {"scorer": "sharpness"}
+    assert entry["options"] == {"scorer": "sharpness", "scorer_options": {}, "score": "score"}
     assert (entry["rejected"], entry["reasons"]) == (2, {"not_best_view": 2})
     assert entry["figures"] == {
         "groups": 2,
@@ -298,7 +286,7 @@ def test_a_score_that_cannot_be_compared_names_the_file(tmp_path):
     scorer.write_text(SCORER)
     save(picture(1), tmp_path / "vases/x=nan.png")
     views_dataset(tmp_path, [("x=nan.png", "g", {})])
-    with pytest.raises(DataError, match=r"vases: .*x=nan\.png: scorer name gives nan"):
+    with pytest.raises(DataError, match=r"vases/x=nan\.png: scorer name gives score nan: not"):
         decide(tmp_path, ("best_view", {"scorer": "name"}), plugins=[scorer])
     with pytest.raises(ConfigError, match="no scorers module is named 'clip'"):
         decide(tmp_path, ("best_view", {"scorer": "clip"}))
@@ -332,22 +320,27 @@ def project(filters, **extra):
     return Project(load([*project_layers(ROOT), layer]), ROOT)
 
 
-def test_the_scorer_is_checked_and_its_code_and_plugin_belong_to_the_job(tmp_path):
+def test_the_scorer_is_checked_and_its_code_and_plugin_belong_to_the_scores(tmp_path):
     with pytest.raises(ConfigError) as caught:
         project([{"best_view": {"scorer": "clip"}}])
     message = str(caught.value)
     assert "recipes.mine" in message and "filters.best_view.scorer = 'clip'" in message
-    assert "allowed: sharpness" in message
-    (job, *_) = project(["best_view"]).decide.values()
-    assert job["plugins"] == []
-    files = {entry.split("@")[0].split("shardline/")[-1] for entry in code("decide_filters", job)}
-    assert {"filters/best_view.py", "scorers/sharpness.py"} <= files
+    assert "sharpness" in message.partition("allowed: ")[2]
+    (job, *_) = project(["best_view"]).score_images.values()
+    assert job == {"scorer": "sharpness", "scorer_options": {}, "plugins": []}
+    files = {entry.split("@")[0] for entry in code("score_image_shard", job)}
+    assert "scripts/shardline/scorers/sharpness.py" in files
     scorer = tmp_path / "scorer.py"
     scorer.write_text(SCORER)
-    (job, *_) = project([{"best_view": {"scorer": "name"}}], plugins=[str(scorer)]).decide.values()
+    mine = project([{"best_view": {"scorer": "name"}}], plugins=[str(scorer)])
+    (job, *_) = mine.score_images.values()
     assert job["plugins"] == [str(scorer)]
-    files = {entry.split("@")[0] for entry in code("decide_filters", job)}
+    files = {entry.split("@")[0] for entry in code("score_image_shard", job)}
     assert "scorer.py" in files and "scripts/shardline/scorers/sharpness.py" not in files
+    (job, *_) = mine.decide.values()
+    assert job["plugins"] == []
+    files = {entry.split("@")[0].split("shardline/")[-1] for entry in code("decide_filters", job)}
+    assert "filters/best_view.py" in files and "scorer.py" not in files
 
 
 def test_real_views_of_one_object(shared_data, tmp_path):
@@ -414,8 +407,9 @@ def vases(tmp_path):
 def export(tmp_path, samples, scores, **options):
     return export_best_views(
         samples=samples,
-        scores=scores,
-        scorer="clip",
+        scores={sha256: {"score": 9.0, "high": score} for sha256, score in scores.items()},
+        scorer="clip_quality",
+        score="high",
         raw=tmp_path / "raw",
         output=tmp_path / "out",
         **options,
@@ -434,7 +428,7 @@ def test_export_has_the_fields_of_the_seed(vases, tmp_path):
         "total_selected_images": 2,
         "reduction_rate": pytest.approx(1 / 3),
         "average_clip_score": 0.3125,
-        "scorer": "clip",
+        "scorer": "clip_quality",
         "results": [
             {
                 "vase_id": "1",
@@ -469,7 +463,7 @@ def test_export_has_the_fields_of_the_seed(vases, tmp_path):
         },
         "view_distribution": {"1": 1, "2": 1},
         "clip_score_stats": {"min": 0.125, "max": 0.5, "mean": 0.3125, "std": 0.1875},
-        "scorer": "clip",
+        "scorer": "clip_quality",
     }
     files = tree_bytes(tmp_path / "out/best_views")
     raw = tmp_path / "raw"

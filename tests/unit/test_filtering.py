@@ -8,9 +8,9 @@ import shutil
 import pytest
 from PIL import Image
 
-import decide_filters
 import write_filter_manifest
 import write_image_shard
+from filtered import run_filters
 from raw_datasets import (
     command_line,
     lock_and_convert,
@@ -43,22 +43,8 @@ def dataset(results, name, folder, screens):
     return lock_and_convert(results, name, folder, "showui", "unit_xyxy", **options)
 
 
-def decide(results, name, filters, threads=1, **options):
-    entries = [{"name": name, "options": given} for name, given in filters.items()]
-    options = {"filters": entries, "earlier": [], "benchmarks": [], "plugins": [], **options}
-    decisions = results / f"filtered/{name}/v/decisions.json"
-    decide_filters.main(
-        command_line(
-            dataset=name,
-            variant="v",
-            options=json.dumps(options),
-            converted=results / "converted",
-            raw=results / "raw",
-            decisions=decisions,
-            threads=threads,
-        )
-    )
-    return read_json(decisions)
+def decide(results, name, filters, **options):
+    return run_filters(results, name, filters.items(), **options)
 
 
 def write_shards(results, name):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,10 +15,10 @@ import yaml
 from PIL import Image, ImageEnhance
 from PIL.PngImagePlugin import PngInfo
 
-import decide_filters
-from raw_datasets import command_line, lock_and_convert, picture, save, screen, write_showui
+from filtered import run_filters
+from raw_datasets import lock_and_convert, picture, save, screen, write_showui
 from shardline.errors import GateError
-from shardline.files import read_json, read_jsonl
+from shardline.files import read_jsonl
 from shardline.filters import overlap
 from shardline.generators.screens import CELL, SIZE, THEMES, Screen, draw_screen
 
@@ -97,25 +96,7 @@ def dataset(place: Path, name: str, files: Iterable[str] = ()) -> None:
 
 def decide(place: Path, benchmarks: tuple[str, ...] = ("bench",), **options: Any) -> dict[str, Any]:
     """The summary of the gate's decisions about dataset ``train``."""
-    results = place / "results"
-    given = {
-        "filters": [{"name": "overlap", "options": options}],
-        "earlier": [],
-        "benchmarks": benchmarks,
-        "plugins": [],
-    }
-    decisions = results / "filtered/train/v/decisions.json"
-    decide_filters.main(
-        command_line(
-            dataset="train",
-            variant="v",
-            options=json.dumps(given),
-            converted=results / "converted",
-            raw=results / "raw",
-            decisions=decisions,
-        )
-    )
-    return read_json(decisions)
+    return run_filters(place / "results", "train", [("overlap", options)], benchmarks=benchmarks)
 
 
 def lines(place: Path) -> list[dict[str, Any]]:

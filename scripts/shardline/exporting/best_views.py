@@ -7,17 +7,15 @@ number.
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from statistics import fmean, pstdev
 from typing import Any
 
-from shardline.embedded import read_medium
 from shardline.errors import DataError
-from shardline.files import sha256_bytes, write_json
+from shardline.exporting.image_folders import check_own, copy_images, flat_names, install, staged
+from shardline.files import write_json
 from shardline.samples import Sample
 from shardline.views import View, best_view, views_by_group
 
@@ -28,8 +26,9 @@ REPORT = "best_views_report.json"
 def export_best_views(
     *,
     samples: Iterable[Sample],
-    scores: Mapping[str, float],
+    scores: Mapping[str, Mapping[str, float]],
     scorer: str,
+    score: str = "score",
     raw: Path,
     output: Path,
     seconds: float = 0.0,
@@ -43,6 +42,7 @@ def export_best_views(
         samples: what the filter `best_view` was given; those without a group are passed over.
         scores: of every image in them, by sha256.
         scorer: name of what gave the scores.
+        score: which of its numbers decided.
         raw: folder of their dataset's raw data.
         output: where the export goes.
         seconds: what the report states as the processing time.
@@ -55,7 +55,8 @@ def export_best_views(
             ``best_views/`` that is no earlier export's.
     """
     samples = list(samples)
-    groups = dict(sorted(views_by_group(samples, scores).items()))
+    chosen = {sha256: numbers[score] for sha256, numbers in scores.items()}
+    groups = dict(sorted(views_by_group(samples, chosen).items()))
     for group, views in groups.items():
         if odd := next((view for view in views if len(view.paths) != 1), None):
             raise DataError(
@@ -63,37 +64,17 @@ def export_best_views(
                 "exported for samples of one image each"
             )
     folder = output / "best_views"
-    if folder.exists() and any(folder.iterdir()) and not (output / REPORT).is_file():
-        raise DataError(f"{folder} holds files, but not of an earlier export; choose another place")
-    names = _names({best_view(views).paths[0] for views in groups.values()})
+    check_own([folder], output / REPORT)
+    names = flat_names(best_view(views).paths[0] for views in groups.values())
     results = [_result(group, views, names) for group, views in groups.items()]
     known = {medium.path: medium.sha256 for sample in samples for medium in sample.media}
     report = _report(results, raw, output, seconds) | {"scorer": scorer}
-    with _staged(output / ".best_views.tmp") as staging:
-        _copy(raw, staging, names, known)
+    with staged(folder) as staging:
+        copy_images(raw, staging, names, known)
         write_json(output / "filtering_stats.json", _stats(report, groups) | {"scorer": scorer})
         write_json(output / REPORT, report)  # before the folder: it shows whose the folder is
-        shutil.rmtree(folder, ignore_errors=True)
-        staging.rename(folder)
+        install(staging, folder)
     return report
-
-
-@contextlib.contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    """An empty folder that is gone afterwards, unless it was renamed."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _names(paths: set[str]) -> dict[str, str]:
-    """The name of each chosen file below ``best_views``."""
-    base = {path: PurePosixPath(path).name for path in sorted(paths)}
-    same = Counter(base.values())
-    return {path: name if same[name] == 1 else path for path, name in base.items()}
 
 
 def _result(group: str, views: list[View], names: dict[str, str]) -> Json:
@@ -116,18 +97,6 @@ def _result(group: str, views: list[View], names: dict[str, str]) -> Json:
             for view in views
         ]
     return result
-
-
-def _copy(raw: Path, folder: Path, names: dict[str, str], known: dict[str, str]) -> None:
-    for path, name in names.items():
-        try:
-            data = read_medium(raw / path)
-        except FileNotFoundError:
-            data = b""
-        if sha256_bytes(data) != known[path]:
-            raise DataError(f"{raw / path} changed since it was converted; convert it again")
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
 
 
 def _report(results: list[Json], raw: Path, output: Path, seconds: float) -> Json:

@@ -1,5 +1,7 @@
 """Keep one view of each group of views: the one that ``scorer`` finds best.
 
+``score`` names which of the scorer's numbers decides: ``scorer: clip_quality, score: high`` takes
+the nearness to good prompts alone, as VaseVQA-3D does, and shares the scores of the CLIP filter.
 Of equal scores the lowest view number wins, then the first in the dataset's order. Every sample
 about the chosen view stays. Samples without a group are not judged. A group's other views are gone
 for the filters after this one, so it stands last in a chain; the summary counts the groups of which
@@ -12,12 +14,13 @@ from collections import Counter
 from typing import Any
 
 from shardline.decisions import Context, Decision, Verdict
+from shardline.errors import ConfigError
 from shardline.figures import spread
 from shardline.samples import Sample
 from shardline.scoring import images_of
 from shardline.views import best_view, views_by_group
 
-DEFAULTS = {"scorer": "sharpness", "scorer_options": {}}
+DEFAULTS = {"scorer": "sharpness", "scorer_options": {}, "score": "score"}
 CONTEXT = ()
 
 
@@ -27,9 +30,20 @@ def scorer(options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def judge(samples: list[Sample], context: Context) -> Verdict:
-    """Reject the samples of all other views as ``not_best_view``."""
+    """Reject the samples of all other views as ``not_best_view``.
+
+    Raises:
+        ConfigError: the scorer gives no number of the name ``score``.
+    """
     grouped = [sample for sample in samples if sample.group]
-    scores = {sha256: context.scores[sha256]["score"] for sha256 in images_of(grouped)}
+    number = context.options["score"]
+    try:
+        scores = {sha256: context.scores[sha256][number] for sha256 in images_of(grouped)}
+    except KeyError:
+        known = ", ".join(next(iter(context.scores.values())))
+        raise ConfigError(
+            f"best_view.score: {number!r}; {context.options['scorer']} gives: {known}"
+        ) from None
     groups = views_by_group(grouped, scores)
     rejected = {}
     best_scores = []
