@@ -29,6 +29,8 @@ checkpoint fetch_dataset:
         *fetching.params,
         upstream.folder_digest,
         options=fetching.options,
+    resources:
+        raw_dir=project.config.raw_dir or "",
     message:
         "fetch dataset {wildcards.dataset}"
     shell:
@@ -39,6 +41,7 @@ checkpoint fetch_dataset:
             --raw results/raw/{wildcards.dataset:q} \
             --lock {output.lock:q} \
             --files {output.files:q} \
+            --shared {resources.raw_dir:q} \
             2>&1 | tee {log:q}
         """
 
@@ -58,6 +61,8 @@ checkpoint fetch_model:
         *fetching_models.params,
         upstream.folder_digest,
         options=fetching_models.options,
+    resources:
+        raw_dir=project.config.raw_dir or "",
     message:
         "fetch model {wildcards.model}"
     shell:
@@ -68,6 +73,7 @@ checkpoint fetch_model:
             --raw results/raw/models/{wildcards.model:q} \
             --lock {output.lock:q} \
             --files {output.files:q} \
+            --shared {resources.raw_dir:q} \
             2>&1 | tee {log:q}
         """
 

@@ -10,9 +10,9 @@ Example:
         --files results/raw/my_screens.files.tsv
 
 In:
-    a hub snapshot, a folder or a generator, as the source says
+    a hub snapshot, a file of the web, a folder or a generator, as the source says
 Out:
-    results/raw/my_screens/             the files (a link where the source is a folder)
+    results/raw/my_screens/             the files (a link where they are elsewhere on the disk)
     results/raw/my_screens.files.tsv    path, bytes, sha256 of each
     results/raw/my_screens.lock.json    totals and source, written last
 """
@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--raw", type=Path, required=True, help="where the files go")
     parser.add_argument("--lock", type=Path, required=True, help="where the lock goes")
     parser.add_argument("--files", type=Path, required=True, help="where the file list goes")
+    parser.add_argument(
+        "--shared", default="", help="a folder like results/raw, perhaps read-only, to link from"
+    )
     arguments = parser.parse_args(argv)
     with lease(beside(arguments.raw)):
         fetch(
@@ -51,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raw=arguments.raw,
             lock=arguments.lock,
             files=arguments.files,
+            shared=Path(arguments.shared) if arguments.shared else None,
         )
 
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
+
+
+def source_folder(source: str) -> Path:
+    """The folder that a source ``folder:/path`` names, absolute or from the project's root."""
+    return Path(source.removeprefix("folder:").removeprefix("//")).expanduser()
 
 
 def unfinished(raw: Path, key: str) -> Path:
@@ -19,6 +25,18 @@ def unfinished(raw: Path, key: str) -> Path:
             remove(other)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def keep_only(folder: Path, names: Collection[str]) -> None:
+    """Remove every file below ``folder`` but those named, and the folders that are empty then."""
+    kept = set(names)
+    for parent, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            file = Path(parent, name)
+            if file.relative_to(folder).as_posix() not in kept:
+                file.unlink()
+        if parent != str(folder) and not os.listdir(parent):
+            os.rmdir(parent)
 
 
 def install(folder: Path, raw: Path) -> None:

@@ -118,7 +118,9 @@ def _entries(manifest: Path, content: Json, results: Path) -> Iterator[Entry]:
     folder = manifest.parent
     if manifest.name.endswith(".lock.json"):
         raw = Path(paths.model_of_lock(str(manifest)))
-        for path, locked in locks.read_files(manifest).items():
+        archives = locks.read_archives(manifest)
+        there = {path: locked for path, locked in archives.items() if (raw / path).is_file()}
+        for path, locked in {**locks.read_files(manifest), **there}.items():
             yield Entry(part, raw / path, locked.bytes, locked.sha256, manifest)
     elif content["stage"] == "decide":
         for shard in content["shards"]:
@@ -143,10 +145,7 @@ def _unlisted(manifest: Path) -> list[str]:
     if not manifest.name.endswith(".lock.json"):
         return []
     raw = Path(paths.model_of_lock(str(manifest)))
-    if not raw.is_dir():
-        return []
-    extra = sorted(set(locks.list_files(raw)) - set(locks.read_files(manifest)))
-    return [f"{raw / path}: not in {manifest}" for path in extra]
+    return [f"{raw / path}: not in {manifest}" for path in locks.unlisted(manifest, raw)]
 
 
 def part_of(manifest: Path, results: Path) -> str:

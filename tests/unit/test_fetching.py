@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
-import io
 import json
 import os
 import subprocess
 import sys
-import threading
+import tarfile
 import time
-import zipfile
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
@@ -21,11 +17,11 @@ import fetch_dataset
 import fetch_model
 from raw_datasets import command_line
 from shardline import locks
+from shardline.config import project
 from shardline.errors import ConfigError, DataError
-from shardline.files import read_json, short_hash
+from shardline.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def fetch(results, name, program=fetch_dataset, **options):
@@ -71,6 +67,7 @@ def test_folder_is_linked_and_locked(folder, results):
         "name": "d",
         "kind": "dataset",
         "source": f"folder:{folder}",
+        "options": {},
         "revision": "",
         "files": 2,
         "bytes": 3,
@@ -117,6 +114,78 @@ def test_verify_names_each_difference(folder, results):
     assert "a.txt: missing" in locks.verify(lock, raw)[0]
 
 
+def test_locking_again_reads_only_what_is_new_or_resized(folder, results, monkeypatch):
+    first = fetch(results, "d", source=f"folder:{folder}")
+    (folder / "new.txt").write_text("new")
+    (folder / "b/z.txt").write_text("longer")
+    hashed = []
+    monkeypatch.setattr(locks, "sha256_file", lambda path: hashed.append(path) or sha256(path))
+    second = fetch(results, "d", source=f"folder:{folder}")
+    assert sorted(path.name for path in hashed) == ["new.txt", "z.txt"]
+    assert second["files"] == first["files"] + 1
+    files = locks.read_files(results / "raw/d.lock.json")
+    assert {path: entry.sha256 for path, entry in files.items()} == {
+        path: sha256(folder / path) for path in ("a.txt", "b/z.txt", "new.txt")
+    }
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_same_size_edit_that_keeps_its_time_is_for_verify_to_find(folder, results):
+    fetch(results, "d", source=f"folder:{folder}")
+    status = (folder / "a.txt").stat()
+    (folder / "a.txt").write_text("b")
+    os.utime(folder / "a.txt", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert project.folder_digest(folder) == project.folder_digest(results / "raw/d")
+    fetch(results, "d", source=f"folder:{folder}")
+    (problem,) = locks.verify(results / "raw/d.lock.json", results / "raw/d")
+    assert "a.txt: other content" in problem
+
+
+def test_the_digest_of_a_folder_follows_names_sizes_and_links(folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "inside").symlink_to(folder)
+    digests = [project.folder_digest(other)]
+    (folder / ".DS_Store").write_text("more")
+    assert project.folder_digest(other) == digests[0]
+    (folder / "b/z.txt").write_text("zzz")
+    digests.append(project.folder_digest(other))
+    (folder / "b/z.txt").rename(folder / "b/y.txt")
+    digests.append(project.folder_digest(other))
+    (folder / "dead").symlink_to(tmp_path / "nowhere")
+    digests += [project.folder_digest(other), project.folder_digest(tmp_path / "absent")]
+    assert len(set(digests)) == 5
+
+
+def test_archives_of_a_read_only_folder_are_unpacked_beside_links(folder, results):
+    with tarfile.open(folder / "b/shots.tar.gz", "w:gz") as archive:
+        archive.add(folder / "a.txt", "inner/a.txt")
+    data = (folder / "b/shots.tar.gz").read_bytes()
+    (folder / "b/shots.tar.gz").unlink()
+    (folder / "b/shots.tar.gz_part0").write_bytes(data[:50])
+    (folder / "b/shots.tar.gz_part1").write_bytes(data[50:])
+    before = sorted(folder.rglob("*"))
+    options = {"extract": ["*.tar.gz_part*"]}
+    for path in (folder, folder / "b"):
+        path.chmod(0o555)
+    try:
+        fetch(results, "d", source=f"folder:{folder}", source_options=options)
+        lock = fetch(results, "d", source=f"folder:{folder}", source_options=options)
+    finally:
+        for path in (folder, folder / "b"):
+            path.chmod(0o755)
+    files = set(locks.read_files(results / "raw/d.lock.json"))
+    assert files == {"a.txt", "b/z.txt", "b/inner/a.txt"}
+    assert [row["path"] for row in lock["archives"]] == [
+        "b/shots.tar.gz_part0",
+        "b/shots.tar.gz_part1",
+    ]
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_a_list_that_is_not_the_locked_one(folder, results):
     fetch(results, "d", source=f"folder:{folder}")
     with open(results / "raw/d.files.tsv", "a") as file:
@@ -157,6 +226,10 @@ def test_what_cannot_be_locked_is_named(results, tmp_path):
         ("hub://owner/name", {}, "hub://owner/name@revision"),
         ("hub://name@main", {}, "hub://owner/name@revision"),
         ("hub://owner/name@main", {"patterns": []}, "no option patterns"),
+        ("hub://owner/name@main", {"extract_limits": {"size": 3}}, "ratio, members"),
+        ("hub://owner/name@main", {"extract_limits": {"ratio": 0}}, "above 0"),
+        ("https://host/a.zip", {}, "sha256"),
+        ("https://host/a.zip", {"allow": []}, "no option allow"),
         ("generate:no_such_generator", {}, "no_such_generator"),
     ],
 )
@@ -187,7 +260,7 @@ def test_generator_from_a_plugin_and_what_a_killed_one_left(results, tmp_path):
     second = fetch(results, "d", source_options={"count": 3}, **options)
     assert second["files"] == 3 and second["revision"] != first["revision"]
     names = {path.name for path in (results / "raw").iterdir()}
-    assert names == {".d.lease", "d", "d.lock.json", "d.files.tsv"}
+    assert names == {".d.lease", ".d.known.json", "d", "d.lock.json", "d.files.tsv"}
 
 
 def test_a_second_run_waits_for_the_job_of_a_killed_one(results, tmp_path):
@@ -238,175 +311,3 @@ def test_a_model_needs_config_and_safetensors(results, tmp_path):
     (model / "model.safetensors").write_bytes(b"weights")
     lock = fetch(results, "m", fetch_model, source=f"folder:{model}")
     assert lock["kind"] == "model" and lock["files"] == 3
-
-
-def zip_of(name, data):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(name, data)
-    return buffer.getvalue()
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub's HTTP interface as a snapshot needs; repositories answer by name."""
-
-    files: ClassVar = {
-        "metadata/train.json": b"[]",
-        "images/a.png": b"picture",
-        "model.safetensors": b"weights",
-        "pytorch_model.bin": b"pickle",
-        "config.json": b"{}",
-        "shots.zip": zip_of("shots/1.png", b"picture"),
-    }
-    seen: ClassVar[list[str]] = []
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        self.seen.append(self.headers.get("Authorization", ""))
-        status, code = {
-            "private": (401, "RepoNotFound"),
-            "gated": (403, "GatedRepo"),
-            "forbidden": (403, ""),
-            "absent": (404, "RepoNotFound"),
-            "broken": (500, ""),
-        }.get(self.path.split("owner/")[1].split("/")[0], (200, ""))
-        if "/revision/nowhere" in self.path:
-            status, code = 404, "RevisionNotFound"
-        if status != 200:
-            self.answer(b"{}", status, {"X-Error-Code": code} if code else {})
-        elif "/resolve/" in self.path:
-            data = self.files[self.path.split(f"/resolve/{COMMIT}/")[1]]
-            etag = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-            self.answer(data, 200, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
-        elif "/tree/" in self.path:
-            entries = [
-                {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
-                for name, data in self.files.items()
-            ]
-            self.answer(json.dumps(entries).encode(), 200, {})
-        else:
-            siblings = [{"rfilename": name} for name in self.files]
-            content = {"id": "owner/good", "sha": COMMIT, "siblings": siblings}
-            self.answer(json.dumps(content).encode(), 200, {})
-
-    def answer(self, data, status, headers):
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(data))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
-
-    def log_message(self, *arguments):
-        """Keep the test's output clean."""
-
-
-@pytest.fixture
-def hub():
-    Hub.seen = []
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def fetch_in_a_process(results, endpoint, repo, kind="dataset", token=None, **options):
-    """The hub's address is read when its library is imported, so each fetch is a process."""
-    raw = results / "raw"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(results / "home")}
-    environment |= {"HF_HUB_DOWNLOAD_TIMEOUT": "2", "HF_HUB_ETAG_TIMEOUT": "2"}
-    environment |= {"HF_TOKEN": token} if token else {}
-    arguments = command_line(
-        **{kind: "d"},
-        options=json.dumps({"source": f"hub://owner/{repo}", **options}),
-        raw=raw / "d",
-        lock=raw / "d.lock.json",
-        files=raw / "d.files.tsv",
-    )
-    return subprocess.run(
-        [sys.executable, ROOT / f"scripts/fetch_{kind}.py", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def test_hub_snapshot(results, hub):
-    done = fetch_in_a_process(
-        results, hub, "good@v1", token="hf_secret", source_options={"allow": ["images/*", "*.json"]}
-    )
-    assert done.returncode == 0, done.stderr
-    lock = read_json(results / "raw/d.lock.json")
-    assert lock["revision"] == COMMIT
-    assert set(locks.read_files(results / "raw/d.lock.json")) == {
-        "config.json",
-        "images/a.png",
-        "metadata/train.json",
-    }
-    assert (results / "raw/d/images/a.png").read_bytes() == b"picture"
-    assert "Bearer hf_secret" in Hub.seen and "hf_secret" not in done.stdout + done.stderr
-    assert not list((results / "raw").glob(".*.unfinished"))
-
-
-def test_hub_archives_are_unpacked(results, hub):
-    options = {"allow": ["*.zip"], "extract": ["*.zip"]}
-    done = fetch_in_a_process(results, hub, "good@v1", source_options=options)
-    assert done.returncode == 0, done.stderr
-    assert set(locks.read_files(results / "raw/d.lock.json")) == {"shots/1.png"}
-
-
-def test_hub_download_that_was_killed_while_unpacking(results, hub):
-    options = {"allow": ["*.zip", "*.json"], "extract": ["*.zip"]}
-    done = fetch_in_a_process(results, hub, "good@v1", source_options=options)
-    assert done.returncode == 0, done.stderr
-    (results / "raw/d.lock.json").unlink()
-    key = short_hash(["owner/good", COMMIT, options["allow"]])
-    left = results / f"raw/.d.{key}.unfinished"
-    (results / "raw/d").rename(left)
-    (left / ".unpacking").touch()
-    (results / "raw/.d.00000000.unfinished").mkdir()
-    done = fetch_in_a_process(results, hub, "good@v1", source_options=options)
-    assert done.returncode == 0, done.stderr
-    assert locks.verify(results / "raw/d.lock.json", results / "raw/d") == []
-    assert not list((results / "raw").glob(".*.unfinished"))
-
-
-def test_hub_model_without_its_pickle(results, hub):
-    done = fetch_in_a_process(results, hub, "good@v1", kind="model")
-    assert done.returncode == 0, done.stderr
-    files = set(locks.read_files(results / "raw/d.lock.json"))
-    assert "model.safetensors" in files and "pytorch_model.bin" not in files
-    assert set(Hub.seen) == {""}
-
-
-@pytest.mark.parametrize(
-    ("repo", "message"),
-    [
-        ("private@v1", "no such public repository, or it is private (401)"),
-        ("gated@v1", "accept its terms"),
-        ("forbidden@v1", "refuses access to dataset owner/forbidden (403)"),
-        ("absent@v1", "does not exist at the hub (404)"),
-        ("good@nowhere", "no revision 'nowhere'"),
-    ],
-)
-def test_hub_refusals_are_plain(results, hub, repo, message):
-    done = fetch_in_a_process(results, hub, repo, token="hf_secret")
-    assert done.returncode == 1
-    assert message in done.stderr and "Traceback" not in done.stderr
-    assert "hf_secret" not in done.stderr
-
-
-def test_no_network_is_plain(results):
-    with http.server.HTTPServer(("127.0.0.1", 0), Hub) as closed:
-        port = closed.server_port
-    done = fetch_in_a_process(results, f"http://127.0.0.1:{port}", "good@v1")
-    assert done.returncode == 1
-    assert "cannot reach the hub" in done.stderr and "Traceback" not in done.stderr

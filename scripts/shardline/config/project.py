@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from shardline import paths, registry
+from shardline import folders, locks, paths, registry
 from shardline.config.schema import MODEL_SOURCE, Config, ModuleTuning, Recipe, Stage, Tokens, Tune
 from shardline.decisions import check_filter
-from shardline.errors import ConfigError
+from shardline.errors import ConfigError, DataError
 from shardline.files import read_json, sha256_bytes, short_hash
 from shardline.scoring import scorer_options
 
@@ -217,13 +217,14 @@ class Project:
     def _add_model(self, source: str, recipe: Recipe, where: str) -> str:
         if source.startswith("init:"):
             return self._add_built_model(source.removeprefix("init:"), recipe, where)
-        return self._add_source_model(source)
+        return self._add_source_model(source, recipe.base_pickles)
 
-    def _add_source_model(self, source: str) -> str:
+    def _add_source_model(self, source: str, pickles: bool = False) -> str:
         rest = source.partition(":")[2]
         words = re.sub(r"[^A-Za-z0-9]+", "-", rest.split("@")[0].strip("/").split("/")[-1])
-        name = f"{words}-{short_hash(source)}"
-        self.fetch_model[(name,)] = {"source": source}
+        options = {"source": source, **({"source_options": {"pickles": True}} if pickles else {})}
+        name = f"{words}-{short_hash(options if pickles else source)}"
+        self.fetch_model[(name,)] = options
         return name
 
     def _add_built_model(self, file: str, recipe: Recipe, where: str) -> str:
@@ -338,7 +339,7 @@ class Project:
     def folder_digests(self) -> dict[str, str]:
         """One digest of (relative path, size) for each folder source, read at parse time."""
         return {
-            name: folder_digest(Path(options["source"].removeprefix("folder:")))
+            name: folder_digest(folders.source_folder(options["source"]))
             for (name,), options in {**self.fetch, **self.fetch_model}.items()
             if options["source"].startswith("folder:")
         }
@@ -466,9 +467,8 @@ def folder_digest(folder: Path) -> str:
     """Digest over the relative path and size of every file in a folder."""
     if not folder.is_dir():
         return "missing"
-    rows = sorted(
-        f"{file.relative_to(folder)}\t{file.stat().st_size}"
-        for file in folder.rglob("*")
-        if file.is_file()
-    )
+    try:
+        rows = sorted(f"{path}\t{size}" for path, size in locks.walk(folder))
+    except DataError:
+        return "cannot be locked"  # `fetch_dataset` says why
     return sha256_bytes("\n".join(rows).encode())[:16]

@@ -18,8 +18,9 @@ from pydantic import (
 )
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
-DATASET_SOURCE = r"^(hub://[\w.-]+/[\w.-]+@[\w.-]+|folder:.+|generate:[a-z_]+)$"
-MODEL_SOURCE = r"^(hub://[\w.-]+/[\w.-]+@[\w.-]+|folder:.+|init:.+\.json)$"
+HUB = r"hub://[\w.-]+/[\w.-]+@[\w./-]+"
+DATASET_SOURCE = rf"^({HUB}|folder:.+|https?://\S+|generate:[a-z_]+)$"
+MODEL_SOURCE = rf"^({HUB}|folder:.+|init:.+\.json)$"
 
 
 def _as_section(value: Any) -> Any:
@@ -51,11 +52,13 @@ class Dataset(Strict):
 
     source: str = Field(
         pattern=DATASET_SOURCE,
-        description="hub://owner/name@revision, folder:/path or generate:<generator>",
+        description="hub://owner/name@commit, folder:/path, https://host/file or "
+        "generate:<generator>",
     )
     source_options: dict[str, Any] = Field(
         default_factory=dict,
-        description="allow: file patterns of a hub snapshot; or the options of a generator",
+        description="allow, split, data_files: files of a hub snapshot; sha256: of an https file; "
+        "extract: patterns of archives; or the options of a generator",
     )
     format: Name = Field(description="a module of shardline/formats")
     format_options: dict[str, Any] = Field(default_factory=dict)
@@ -211,6 +214,9 @@ class Recipe(Strict):
     description: str = ""
     family: Name = Field(description="a module of shardline/families")
     base: str = Field(pattern=MODEL_SOURCE, description="hub://…@revision, folder:… or init:….json")
+    base_pickles: bool = Field(
+        default=False, description="take a base model whose weights are pickles, not safetensors"
+    )
     base_licence: str = Field(default="unknown", description="SPDX id of the base model's licence")
     seed: int = Field(default=0, ge=0)
     env_epoch: int = Field(default=0, ge=0, description="raise it to rerun after a version change")
@@ -236,5 +242,10 @@ class Config(Strict):
     build: list[Name] = Field(default_factory=lambda: ["demo"], min_length=1)
     plugins: list[str] = Field(default_factory=list)
     mlflow: MLflow = Field(default_factory=MLflow)
+    raw_dir: str | None = Field(
+        default=None,
+        description="a folder like another project's results/raw, which may be read-only: what it "
+        "has locked is linked, not fetched again",
+    )
     datasets: dict[Name, Dataset]
     recipes: dict[Name, Recipe]
