@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from itertools import chain
 
 import numpy as np
@@ -23,15 +23,16 @@ import train_classifier
 from filtered import sample
 from project_root import ROOT
 from raw_datasets import check_sums, command_line, lock_and_convert, rejects_of, samples_of, save
-from shardline.classifier.labelled import Labelled, split
+from shardline.classifier.labelled import Labelled, read_labelled, split
 from shardline.classifier.measures import measure
+from shardline.classifier.network import build, save_model
 from shardline.classifier.options import DEFAULTS
 from shardline.classifier.pixels import augmented, square
 from shardline.config.layers import Layer, load, project_layers
 from shardline.config.project import Project
 from shardline.decisions import Context
 from shardline.errors import ConfigError, DataError
-from shardline.files import read_json, read_jsonl, write_json
+from shardline.files import read_json, read_jsonl, sha256_file, write_json
 from shardline.filters import quality_classifier
 from shardline.samples import Medium
 
@@ -87,6 +88,15 @@ def arguments(
 def train(tmp_path, **options):
     train_classifier.main(arguments(tmp_path, **options))
     return read_json(tmp_path / f"results/classifiers/{options.get('place', 'c')}.json")
+
+
+def untrained(tmp_path, seed):
+    """A classifier of random weights at tmp_path/results/classifiers/c."""
+    torch.manual_seed(seed)
+    folder = tmp_path / "results/classifiers/c"
+    config = {"architecture": "resnet18", "image_size": 32}
+    save_model(folder, config, build("resnet18").state_dict())
+    write_json(folder.with_suffix(".json"), {"sha256": sha256_file(folder / "model.safetensors")})
 
 
 def score(tmp_path, name, threads=1, code="1", model="c", block="00000"):
@@ -167,7 +177,7 @@ def test_options_of_the_format_are_checked(tmp_path, options, message):
 
 def test_it_learns_and_reports_what_it_gets_right_and_wrong(tmp_path):
     results = labelled(tmp_path, 40, 60)
-    report = train(tmp_path, epochs=8)
+    report = train(tmp_path, epochs=6)
     assert report["images"] == {"0": 40, "1": 60}
     assert report["contents"] == {
         "train": {"bad": 32, "good": 48},
@@ -184,7 +194,7 @@ def test_it_learns_and_reports_what_it_gets_right_and_wrong(tmp_path):
             report["contents"][part][kind] for kind in ("bad", "good")
         ]
     curves = report["curves"]
-    assert [line["epoch"] for line in curves] == list(range(1, 9))
+    assert [line["epoch"] for line in curves] == list(range(1, 7))
     assert curves[-1]["train_loss"] < curves[0]["train_loss"]
     losses = [line["validation_loss"] for line in curves]
     assert report["best_epoch"] == 1 + losses.index(min(losses))
@@ -218,7 +228,7 @@ def test_it_learns_and_reports_what_it_gets_right_and_wrong(tmp_path):
 
 def test_scores_are_the_same_bits_alone_and_among_others_and_on_two_processes(tmp_path):
     results = labelled(tmp_path, 9, 11)
-    train(tmp_path, epochs=1)
+    untrained(tmp_path, 0)
     _, together = score(tmp_path, "labels")
     output = results / "scores/labels/c/scores-00000.jsonl"
     first = output.read_bytes()
@@ -237,14 +247,14 @@ def test_what_is_known_is_scored_again_only_after_a_change_of_the_model_or_the_c
     tmp_path, capfd
 ):
     results = labelled(tmp_path, 6, 6)
-    train(tmp_path, epochs=1)
+    untrained(tmp_path, 0)
     news = []
     for change in ("", "", "image", "code", "model"):
         if change == "image":
             save(vase(99, True), tmp_path / "labels/0/new.png")
             lock_and_convert(results, "labels", tmp_path / "labels", "labelled_images", None)
         if change == "model":
-            train(tmp_path, epochs=2)
+            untrained(tmp_path, 1)
         capfd.readouterr()
         _, scores = score(tmp_path, "labels", code="1" if change != "code" else "2")
         news.append(int(capfd.readouterr().err.split(" images, ")[1].split()[0]))
@@ -304,14 +314,14 @@ def test_the_split_follows_from_the_seed_and_the_contents():
 @pytest.mark.parametrize(("bad", "good"), [(1, 1), (2, 3), (4, 5)])
 def test_tiny_sets(tmp_path, bad, good):
     labelled(tmp_path, bad, good)
-    report = train(tmp_path, epochs=2, batch=4)
+    report = train(tmp_path, epochs=1, batch=4)
     assert report["contents"]["train"]["bad"] >= 1 and report["contents"]["train"]["good"] >= 1
     assert sum(part["bad"] for part in report["contents"].values()) == bad
     if (bad, good) == (4, 5):
         assert report["contents"]["validation"] == {"bad": 0, "good": 1} and not report["notes"]
         assert report["measures"]["test"]["curve"] is None
     else:
-        assert report["measures"]["validation"] is None and report["best_epoch"] == 2
+        assert report["measures"]["validation"] is None and report["best_epoch"] == 1
         assert len(report["notes"]) == 2
 
 
@@ -338,9 +348,10 @@ def test_copies_count_once(tmp_path):
     shutil.copy(tmp_path / "labels/1/000.png", tmp_path / "labels/0/contradicts.png")
     results = tmp_path / "results"
     lock_and_convert(results, "labels", tmp_path / "labels", "labelled_images", None)
-    report = train(tmp_path, epochs=1)
-    assert report["images"] == {"0": 5, "1": 3} and report["contradicting"] == 1
-    assert report["contents"]["train"] == {"bad": 3, "good": 2}
+    found = read_labelled(results / "converted/labels/manifest.json", "1")
+    assert found.counts == {"0": 5, "1": 3} and found.contradicting == 1
+    assert (found.targets.count(0), found.targets.count(1)) == (3, 2)
+    assert found.sha256 == sorted(found.sha256)
 
 
 def artefacts(tmp_path, place):
@@ -352,26 +363,31 @@ def artefacts(tmp_path, place):
     ]
 
 
-def test_same_bytes_whatever_the_processes_and_after_a_kill(tmp_path):
+def test_same_bytes_whatever_the_processes_and_after_a_kill(tmp_path, capfd):
     labelled(tmp_path, 9, 9)
     options = {"epochs": 3, "patience": 1}
     train(tmp_path, place="one", workers=1, **options)
     expected = artefacts(tmp_path, "one")
     train(tmp_path, place="two", threads=2, workers=2, **options)
     assert artefacts(tmp_path, "two") == expected
-    words = [sys.executable, str(ROOT / "scripts/train_classifier.py")]
-    command = [*words, *arguments(tmp_path, place="killed", checkpoint_every=1, **options)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        for said in process.stderr:
-            if said.startswith("epoch 2:"):
-                process.send_signal(signal.SIGKILL)
-                break
-        process.stderr.read()
-    assert process.returncode == -signal.SIGKILL
+    command = arguments(tmp_path, place="killed", checkpoint_every=1, **options)
+    process = multiprocessing.get_context("fork").Process(
+        target=train_classifier.main, args=(command,)
+    )
+    process.start()
+    while not (saved := list(tmp_path.glob("results/classifiers/.killed.*/state.pt"))):
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and saved
     assert not (tmp_path / "results/classifiers/killed.json").exists()
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True)
-    assert "going on after epoch" in done.stderr
+    capfd.readouterr()
+    train_classifier.main(command)
+    said = capfd.readouterr().err
+    assert "going on after epoch" in said and "epoch 1:" not in said
     assert artefacts(tmp_path, "killed") == expected
+    assert not list(tmp_path.glob("results/classifiers/.killed.*.unfinished"))
 
 
 def test_the_rate_falls_when_nothing_is_learnt_any_more_and_then_it_ends(tmp_path):

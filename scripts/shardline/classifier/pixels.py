@@ -78,6 +78,7 @@ class Augmented:
         self.pixels = pixels
         self.names = names
         self.seed = seed
+        _augmentation()  # imported before loader processes begin, not in each of them
 
     def __getitem__(self, key: tuple[int, int]) -> np.ndarray:
         epoch, image = key

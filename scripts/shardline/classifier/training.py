@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,32 +169,39 @@ class Training:
         if state.is_file():
             self._load(state)
         saved, steps = time.monotonic(), 0
+        loader = DataLoader(
+            self.augmented,
+            batch_sampler=self._keys(self.progress.epoch + 1),
+            num_workers=self.hardware.workers,
+            collate_fn=np.stack,
+        )
+        squares = iter(loader)
         while not self._is_done():
-            self._train_epoch()
+            self._train_epoch(squares)
             steps += len(self._batches(0))
             due = steps >= self.hardware.checkpoint_every
-            if due or time.monotonic() - saved >= SAVE_SECONDS or self._is_done():
+            if due or time.monotonic() - saved >= SAVE_SECONDS:
                 self._save(state)
                 saved, steps = time.monotonic(), 0
 
     def _is_done(self) -> bool:
         return self.progress.epoch == self.options["epochs"] or self.progress.drops > DROPS
 
-    def _train_epoch(self) -> None:
+    def _keys(self, first: int) -> Iterator[list[tuple[int, int]]]:
+        """What the loader loads from epoch ``first`` on: a list of (epoch, image) a batch."""
+        for epoch in range(first, self.options["epochs"] + 1):
+            for batch in self._batches(epoch):
+                yield [(epoch, image) for image in batch]
+
+    def _train_epoch(self, squares: Iterator[np.ndarray]) -> None:
         progress = self.progress
         progress.epoch += 1
         torch.manual_seed(seed_of(self.options["seed"], progress.epoch, "dropout"))
         for group in self.optimizer.param_groups:
             group["lr"] = progress.rate
-        loader = DataLoader(
-            self.augmented,
-            batch_sampler=[[(progress.epoch, p) for p in b] for b in self._batches(progress.epoch)],
-            num_workers=self.hardware.workers,
-            collate_fn=np.stack,
-        )
         self.model.train()
         losses, hits, weight = 0.0, 0, 0.0
-        for places, pixels in zip(self._batches(progress.epoch), loader, strict=True):
+        for places, pixels in zip(self._batches(progress.epoch), squares, strict=False):
             targets = self.targets[places].to(self.device)
             output = self.model(network.as_input(pixels, self.device))
             loss = self.loss(output, targets)
