@@ -41,7 +41,7 @@ checkpoint fetch_dataset:
             --raw results/raw/{wildcards.dataset:q} \
             --lock {output.lock:q} \
             --files {output.files:q} \
-            --shared {resources.raw_dir:q} \
+            --shared={resources.raw_dir:q} \
             2>&1 | tee {log:q}
         """
 
@@ -73,7 +73,7 @@ checkpoint fetch_model:
             --raw results/raw/models/{wildcards.model:q} \
             --lock {output.lock:q} \
             --files {output.files:q} \
-            --shared {resources.raw_dir:q} \
+            --shared={resources.raw_dir:q} \
             2>&1 | tee {log:q}
         """
 
