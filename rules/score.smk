@@ -46,7 +46,7 @@ checkpoint train_classifier:
             --options {params.options:q} \
             --converted {input.converted:q} \
             --raw results/raw/{params.labels:q} \
-            --weights {params.weights:q} \
+            --weights={params.weights:q} \
             --code {params.code:q} \
             --folder results/classifiers/{wildcards.scores:q} \
             --manifest {output.manifest:q} \
@@ -87,8 +87,8 @@ rule score_image_shard:
             --options {params.options:q} \
             --converted results/converted/{wildcards.dataset:q}/samples-{wildcards.block:q}.jsonl.zst \
             --raw results/raw/{wildcards.dataset:q} \
-            --model {params.model:q} \
-            --model-manifest {params.model_manifest:q} \
+            --model={params.model:q} \
+            --model-manifest={params.model_manifest:q} \
             --code {params.code:q} \
             --output {output.scores:q} \
             --hardware config/hardware/{params.hardware:q}.yaml \
