@@ -22,7 +22,7 @@ NEEDED = (
 )
 MOST_NAMED = 10  # differing packages in one line
 SECONDS = 10  # patience with git and sbatch
-TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+TOKEN = "HF_TOKEN"
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s;\\]+)\s*(?:;\s*([^\\]+?))?\s*\\?$")
@@ -117,13 +117,13 @@ def _hub_folder() -> Path:
 def hub_token() -> Check:
     """Whether there is a token for the hub; its value is never read out."""
     name = "HF token"
-    for variable in TOKEN_VARIABLES:
-        if os.environ.get(variable):
-            return Check(name, "ok", f"set by {variable}")
+    if os.environ.get(TOKEN):
+        return Check(name, "ok", f"set by {TOKEN}")
     file = Path(os.environ.get("HF_TOKEN_PATH") or _hub_folder() / "token").expanduser()
     if file.is_file() and file.stat().st_size:
-        return Check(name, "ok", f"in {file}")
-    return Check(name, "missing", "none", "hf auth login; only gated or private data needs it")
+        advice = f"only the environment is read: export {TOKEN}=$(cat {file})"
+        return Check(name, "warn", f"in {file}", advice)
+    return Check(name, "missing", "none", f"only gated or private data needs it: export {TOKEN}=…")
 
 
 def hub_address() -> list[Check]:

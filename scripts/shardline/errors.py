@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 TEMPORARY_FAILURE = 75  # os.EX_TEMPFAIL: a scheduler may simply try again
 
 
@@ -41,11 +43,19 @@ class Interrupted(UserError):
     """The program was asked to stop and saved its state; running it again continues."""
 
 
-def run_program(main: Callable[[Sequence[str] | None], None]) -> None:
+def run_program(main: Callable[[Sequence[str] | None], None], *, network: bool = False) -> None:
     """Run a program's ``main(argv)`` and exit: 0, 1 for a user error, 75 for an interruption.
 
     A traceback is left only for what is a bug; a full disk is named with its path.
+
+    Args:
+        network: the program fetches; any other one sees neither the hub nor its token, and what
+            it has not got is an error that says so.
     """
+    if not network:
+        for name in TOKENS:
+            os.environ.pop(name, None)
+        os.environ.update(dict.fromkeys(OFFLINE, "1"))
     try:
         main(None)
     except Interrupted as stop:

@@ -1,7 +1,8 @@
 """What nothing refers to any more: work of other settings, unused variants, dead writers' files.
 
-Only folders under ``checkpoints/*/*/work``, ``filtered`` and ``tokens``, and temporary files are
-ever named here; raw data, locks, results, reports and Snakemake's records are not.
+Only folders under ``checkpoints/*/*/work``, ``filtered`` and ``tokens``, temporary files and
+archives whose content is unpacked and locked are ever named here; other raw data, locks, results,
+reports and Snakemake's records are not.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shardline import dag, folders, paths
+from shardline import dag, folders, locks, paths
 from shardline.errors import UserError
 from shardline.files import read_json, short_hash
 
@@ -46,6 +47,7 @@ def find_waste(project: Any, results: Path) -> tuple[list[Waste], list[str]]:
         for name in sorted(unknown)
     ]
     waste = [*unused_variants(project, unknown, results)]
+    waste += unpacked_archives(results)
     waste += superseded_work(project, results)
     waste += dead_files(results)
     return waste, notes
@@ -80,6 +82,17 @@ def _planned_datasets(recipe: str, results: Path) -> set[str]:
     for plan in (results / "plans" / recipe).glob("*.json"):
         found |= {shard["path"].split("/")[1] for shard in read_json(plan)["shards"]}
     return found
+
+
+def unpacked_archives(results: Path) -> Iterator[Waste]:
+    """Archives that a lock names: no stage reads them. Those of folders elsewhere are left."""
+    for lock in sorted((results / "raw").glob("*.lock.json")):
+        raw = Path(paths.model_of_lock(str(lock)))
+        if not raw.is_symlink():
+            for path, archive in locks.read_archives(lock).items():
+                if (file := raw / path).is_file():
+                    size = 0 if file.is_symlink() else archive.bytes
+                    yield Waste(file, size, "an archive whose content is unpacked and locked")
 
 
 def superseded_work(project: Any, results: Path) -> Iterator[Waste]:

@@ -77,17 +77,19 @@ def write_lock(
         DataError: no files, or one whose name or kind cannot be locked.
     """
     options = options or {}
-    of = {"source": source, "options": options}
+    of, extract = {"source": source, "options": options}, options.get("extract", ())
     known = read_known(raw)
     before = known.files if known and known.source == of else {}
     seen: dict[str, list[Any]] = {}
     lines, archives, total = [], [], 0
-    for path, size in sorted(walk(raw)):
-        time = (raw / path).stat().st_mtime_ns
+    found = dict(walk(raw))
+    gone = {path for path in before if path not in found and is_archive(path, extract)}
+    for path in sorted({*found, *(gone if revision else ())}):
         old = before.get(path, [])
+        size, time = old[:2] if path in gone else (found[path], (raw / path).stat().st_mtime_ns)
         sha256 = old[2] if old[:2] == [size, time] else sha256_file(raw / path)
         seen[path] = [size, time, sha256]
-        if is_archive(path, options.get("extract", ())):
+        if is_archive(path, extract):
             archives.append({"path": path, "bytes": size, "sha256": sha256})
         else:
             lines.append(f"{path}\t{size}\t{sha256}\n")

@@ -16,7 +16,7 @@ import pytest
 import fetch_dataset
 import fetch_model
 from raw_datasets import command_line
-from shardline import locks
+from shardline import garbage, locks
 from shardline.config import project
 from shardline.errors import ConfigError, DataError
 from shardline.files import read_json
@@ -183,6 +183,11 @@ def test_archives_of_a_read_only_folder_are_unpacked_beside_links(folder, result
         "b/shots.tar.gz_part0",
         "b/shots.tar.gz_part1",
     ]
+    assert sorted(folder.rglob("*")) == before
+    for waste in garbage.unpacked_archives(results):
+        garbage.remove(waste, results)
+    assert files == set(locks.list_files(results / "raw/d"))
+    assert locks.verify(results / "raw/d.lock.json", results / "raw/d") == []
     assert sorted(folder.rglob("*")) == before
 
 

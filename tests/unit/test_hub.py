@@ -314,7 +314,7 @@ def test_archives_in_parts_are_unpacked_and_kept(results, hub):
     assert locks.verify(lock, results / "raw/d") == []
     fetch(results, hub, **options)
     assert locked(results) == {*locks.read_files(lock)} and hub.sent["x"] == 0
-    assert json.loads(before)["sha256"] == read_json(lock)["sha256"]
+    assert lock.read_bytes() == before
 
 
 def test_a_download_killed_while_unpacking_is_not_fetched_again(results, hub):
@@ -386,3 +386,30 @@ def test_a_shared_folder_that_is_read_only_is_linked(results, hub, tmp_path, cap
     fetch(results, hub, shared=raw)
     assert "is not what" in capsys.readouterr().err
     assert (results / "raw/d/images/a.png").read_bytes() == b"picture"
+
+
+def test_only_the_fetching_programs_see_the_hub_and_its_token(tmp_path):
+    """The others are offline before anything of the hub's library is imported."""
+    programs = [path.stem for path in (ROOT / "scripts").glob("*.py")]
+    code = (
+        "import sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    __import__(name)\n"
+        "assert 'huggingface_hub' not in sys.modules\n"
+        "from shardline.errors import run_program\n"
+        "def main(argv):\n"
+        "    import os, huggingface_hub.constants as hub\n"
+        "    print(hub.HF_HUB_OFFLINE, os.environ.get('HF_TOKEN'))\n"
+        "run_program(main)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *programs],
+        env={**os.environ, "HF_TOKEN": "hf_secret", "PYTHONPATH": str(ROOT / "scripts")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "True None\n", done.stderr
+    texts = {path.stem: path.read_text() for path in (ROOT / "scripts").glob("*.py")}
+    online = {name for name, text in texts.items() if "network=True" in text}
+    assert online == {"fetch_dataset", "fetch_model"}
