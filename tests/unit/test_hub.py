@@ -354,6 +354,18 @@ def test_a_file_of_the_web_is_resumed_and_checked(results, hub):
     assert hub.sent["x/big file.bin"] == len(BIG)
 
 
+def test_proxies_of_the_environment_are_used(results, hub):
+    proxy = {"HTTP_PROXY": hub.address, "http_proxy": hub.address, "NO_PROXY": "", "no_proxy": ""}
+    hub.web.files["a.bin"] = b"data"
+    source = "http://host.invalid/web/a.bin"
+    fetch(results, hub, source, env=proxy, sha256=hashlib.sha256(b"data").hexdigest())
+    env = {**proxy, "HF_ENDPOINT": "http://hub.invalid"}
+    with start(results, hub, env=env, allow=["images/a.png"]) as process:
+        said = process.stdout.read()
+    assert process.returncode == 0, said
+    assert locked(results) == {"images/a.png"}
+
+
 def test_a_wrong_or_missing_sha256_is_plain(results, hub):
     hub.web.files["a.zip"] = b"data"
     source = web_source(hub, "a.zip")
