@@ -1,15 +1,17 @@
 """Chosen filters, then image shards.
 
-Needs: results/scores/ of the dataset where a filter judges by scores; results/converted/ of the dataset, of the recipe's earlier datasets (dedup) and of its
-benchmarks (overlap).
+Needs: results/scores/ of the dataset where a filter judges by scores; results/converted/ of the
+dataset, of the recipe's earlier datasets (dedup) and of its benchmarks (overlap).
 Makes: results/filtered/<dataset>/<variant>/{decisions.json,shard-*.tar,manifest.json,report.json,
-rejects.jsonl}. A variant is a chain of filters; recipes with equal chains share it.
+rejects.jsonl,pictures.json,pictures/}. A variant is a chain of filters; recipes with equal chains
+share it.
 """
 
 deciding = Tracked("decide_filters", project.decide, "dataset", "variant")
 no_options = dict.fromkeys(project.decide, {})
 sharding = Tracked("write_image_shard", no_options, "dataset", "variant")
 listing_shards = Tracked("write_filter_manifest", no_options, "dataset", "variant")
+drawing_pictures = Tracked("draw_filter_pictures", no_options, "dataset", "variant")
 
 
 localrules:
@@ -101,5 +103,29 @@ checkpoint write_filter_manifest:
             --manifest {output.manifest:q} \
             --report {output.report:q} \
             --rejects {output.rejects:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+rule draw_filter_pictures:
+    """Draw score histograms and contact sheets of what the filters did."""
+    input:
+        upstream.judge_anew,
+        decisions="results/filtered/{dataset}/{variant}/decisions.json",
+        scores=upstream.image_scores,
+    output:
+        index="results/filtered/{dataset}/{variant}/pictures.json",
+    log:
+        "results/logs/draw_filter_pictures/{dataset}/{variant}.log",
+    params:
+        *drawing_pictures.params,
+    message:
+        "draw pictures of the filters of {wildcards.dataset}"
+    shell:
+        r"""
+        python scripts/draw_filter_pictures.py \
+            --decisions {input.decisions:q} \
+            --results results \
+            --index {output.index:q} \
             2>&1 | tee {log:q}
         """

@@ -1,6 +1,6 @@
 """The report of a recipe, and the targets that users name.
 
-Needs: scores, exports and the manifests of every stage.
+Needs: scores, exports, pictures of the filters and the manifests of every stage.
 Makes: results/reports/<recipe>/{index.html,summary.json,MODEL_CARD.md}.
 """
 
@@ -17,6 +17,7 @@ rule write_report:
         upstream.judge_anew,
         scores=upstream.scores,
         exports=upstream.exports,
+        pictures=upstream.filter_pictures,
     output:
         page="results/reports/{recipe}/index.html",
         summary="results/reports/{recipe}/summary.json",

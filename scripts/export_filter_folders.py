@@ -22,7 +22,7 @@ from shardline.errors import ConfigError, run_program
 from shardline.exporting.best_views import export_best_views
 from shardline.exporting.filter_folders import CLASS_FOLDERS, CLIP_FOLDERS, export_filter_folders
 from shardline.files import read_json
-from shardline.stored_decisions import judged_by, read_decided, scores_of
+from shardline.stored_decisions import judged_by, read_decided, scores_of, threshold_of
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -59,8 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         export_best_views(**shared, scorer=options["scorer"], score=options["score"])
     else:
         folders = CLASS_FOLDERS if arguments.filter == "quality_classifier" else CLIP_FOLDERS
-        threshold = entry["figures"].get("threshold")
-        export_filter_folders(**shared, threshold=threshold, folders=folders)
+        export_filter_folders(**shared, threshold=threshold_of(entry), folders=folders)
 
 
 if __name__ == "__main__":

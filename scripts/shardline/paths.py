@@ -50,6 +50,11 @@ def filtered(dataset: str, variant: str) -> str:
     return f"{RESULTS}/filtered/{dataset}/{variant}/manifest.json"
 
 
+def filter_pictures(dataset: str, variant: str) -> str:
+    """List of the pictures of a filtered dataset; their folder has the same name without ending."""
+    return f"{RESULTS}/filtered/{dataset}/{variant}/pictures.json"
+
+
 def tokens(dataset: str, variant: str) -> str:
     """Manifest of a dataset's token shards."""
     return f"{RESULTS}/tokens/{dataset}/{variant}/manifest.json"

@@ -34,13 +34,12 @@ from shardline.files import (
     write_json,
     write_jsonl,
 )
+from shardline.known_scores import Scores, find_known, keep_known
 from shardline.parallel import Workers
 from shardline.samples import Sample
 from shardline.versions import package_versions
 
-Scores = dict[str, dict[str, float]]
 PREFIX = "scores-"
-KNOWN = "known-"
 PACKAGES = ("open_clip_torch", "pillow", "torch", "torchvision")
 
 
@@ -104,7 +103,7 @@ def score_shard(
     """Score the images of one converted shard.
 
     Contents that an earlier run of the dataset has scored with the same options, model and code
-    are not read again: their scores lie beside ``output`` as ``known-*.jsonl``.
+    are not read again: their scores lie beside ``output`` (see `known_scores`).
 
     Args:
         options: ``scorer``, ``scorer_options`` and ``plugins``.
@@ -123,7 +122,7 @@ def score_shard(
     chosen = scorer_options(options["scorer"], module, options["scorer_options"])
     images = images_of([Sample.from_json(row) for row in read_jsonl(converted)])
     key = short_hash([chosen, code, sha256_file(model_manifest) if model_manifest else ""])
-    known = _known(output.parent, key)
+    known = find_known(output.parent, key, images)
     new = {sha256: path for sha256, path in images.items() if sha256 not in known}
     print(f"{output.name}: {len(images)} images, {len(new)} of them new", file=sys.stderr)
     with Workers(threads) as workers:
@@ -135,7 +134,8 @@ def score_shard(
     made = {"device": device_name(device), "versions": package_versions(*PACKAGES)}
     rows = [{"sha256": sha256, **known[sha256]} for sha256 in images]
     write_jsonl(output, [made, *rows])
-    write_jsonl(output.with_name(KNOWN + output.name.removeprefix(PREFIX)), [{"key": key}, *rows])
+    block = output.stem.removeprefix(PREFIX)
+    keep_known(output.parent, block, key, {sha256: known[sha256] for sha256 in images})
 
 
 def list_scores(
@@ -199,15 +199,6 @@ def device_name(device: str) -> str:
     import torch
 
     return torch.cuda.get_device_name()
-
-
-def _known(folder: Path, key: str) -> Scores:
-    known: Scores = {}
-    for path in sorted(folder.glob(f"{KNOWN}*.jsonl")):
-        made, *rows = read_jsonl(path)
-        if made == {"key": key}:
-            known |= {row.pop("sha256"): row for row in rows}
-    return known
 
 
 def _checked(scores: Mapping[str, float], where: str, scorer: str) -> dict[str, float]:

@@ -51,3 +51,9 @@ def scores_of(entry: Json, dataset: str, results: Path) -> Scores:
     if not (name := entry.get("scores")):
         return {}
     return read_scores(results / "scores" / dataset / name / "manifest.json")
+
+
+def threshold_of(entry: Json) -> float | None:
+    """The score from which on a filter accepts; None where it goes by none."""
+    places = (entry["figures"], entry["options"])
+    return next((place["threshold"] for place in places if "threshold" in place), None)

@@ -161,6 +161,16 @@ class Upstream:
         """Scores of all of a recipe's models on all its benchmarks."""
         return [paths.scores(*key) for key in self._project.score if key[0] == wildcards.recipe]
 
+    def filter_pictures(self, wildcards):
+        """Lists of the pictures of all filtered datasets that a recipe trains on."""
+        found = [
+            paths.filter_pictures(data.dataset, data.filtered)
+            for (recipe, _), stage in self._project.stage_data.items()
+            if recipe == wildcards.recipe
+            for data in stage
+        ]
+        return list(dict.fromkeys(found))
+
     def exports(self, wildcards):
         """Manifests of all of a recipe's exports."""
         prefix = f"{paths.RESULTS}/models/{wildcards.recipe}/"

@@ -19,7 +19,8 @@ SCORING = {"score_predictions", "write_report", "all"}
 TRAINING = {"train_stage", "merge_model", "export_adapter", *EVALUATION}
 PLANNING = {"plan_stage", *TRAINING}
 TOKENS = {"tokenize_shard", "write_token_manifest", *PLANNING}
-FILTERS = {"decide_filters", "write_image_shard", "write_filter_manifest", *TOKENS}
+PICTURES = {"draw_filter_pictures", "write_report", "all"}
+FILTERS = {"decide_filters", "write_image_shard", "write_filter_manifest", *PICTURES, *TOKENS}
 DATA = {"convert_dataset", "build_model", *FILTERS}
 
 
@@ -133,6 +134,7 @@ def test_changed_data_reruns_that_dataset(project):
         ("generators/screens.py", "fetch_dataset", {"fetch_dataset", *DATA}),
         ("formats/showui.py", "convert_dataset", DATA),
         ("filters/dedup.py", "decide_filters", FILTERS),
+        ("reporting/contact_sheets.py", "draw_filter_pictures", PICTURES),
         ("reporting/page.py", "write_report", {"write_report", "all"}),
     ],
 )

@@ -1,4 +1,4 @@
-"""Small charts as SVG text: lines over steps, and scores with their intervals.
+"""Small charts as SVG text: lines over steps, histograms, and scores with their intervals.
 
 Colours are the page's CSS classes, so that one drawing serves light and dark. Every text from
 outside is escaped.
@@ -172,6 +172,64 @@ def interval_chart(rows: Sequence[Interval], x_label: str) -> Markup:
         ]
     parts.append(_text("label", left + span / 2, height - 6, x_label))
     return _chart(width, height, x_label, parts)
+
+
+def histogram(
+    edges: Sequence[float],
+    counts: Sequence[int],
+    threshold: float | None,
+    x_label: str,
+    y_label: str,
+) -> Markup:
+    """Bars between edges, with a line at the threshold; those below it look otherwise."""
+    across = (WIDTH - LEFT - RIGHT) / (edges[-1] - edges[0])
+    most = 1.04 * max(counts)
+    base, middle = HEIGHT - BOTTOM, (LEFT + WIDTH - RIGHT) / 2
+    down = (base - TOP) / most
+
+    def x_of(value: float) -> float:
+        return LEFT + (value - edges[0]) * across
+
+    parts = []
+    for value in ticks(0, most, least=1):
+        y = base - value * down
+        parts += [
+            _line("grid", LEFT, y, WIDTH - RIGHT, y),
+            _text("tick", LEFT - 8, y + 4, number(value), "end"),
+        ]
+    for left, right, count in zip(edges, edges[1:], counts, strict=False):
+        look = "below" if threshold is not None and left < threshold else "above"
+        if count:
+            x, y, width = x_of(left), base - count * down, (right - left) * across
+            title = f"<title>{left:.4g} to {right:.4g}: {count}</title>"
+            parts.append(
+                f'<rect class="{look}" x="{x:.1f}" y="{y:.1f}" width="{max(width - 0.5, 0.5):.1f}"'
+                f' height="{base - y:.1f}">{title}</rect>'
+            )
+    for value in ticks(edges[0], edges[-1]):
+        parts.append(_text("tick", x_of(value), base + 18, number(value)))
+    parts += [
+        _line("axis", LEFT, base, WIDTH - RIGHT, base),
+        _text("label", middle, HEIGHT - 8, x_label),
+        f'<g transform="translate(14 {(TOP + base) / 2:.0f}) rotate(-90)">'
+        + _text("label", 0, 0, y_label)
+        + "</g>",
+    ]
+    if threshold is not None:
+        x = x_of(threshold)
+        parts.append(_line("threshold", x, TOP - 6, x, base))
+    return _chart(WIDTH, HEIGHT, f"{y_label} by {x_label}", parts)
+
+
+def standalone(chart: Markup) -> str:
+    """A chart as a file of its own, with the looks that the page would give it."""
+    style = (
+        "<style>text{font:12px sans-serif;fill:#5d666f}.grid{stroke:#e3e5e7}.axis{stroke:#8b949e}"
+        ".above{fill:#1f6feb}.below{fill:#b6bcc3}.threshold{stroke:#c0362c;stroke-width:2}"
+        "</style>"
+    )
+    head, _, rest = str(chart).partition(">")
+    return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{rest}\n'
 
 
 def _chart(width: int, height: int, label: str, parts: Sequence[str]) -> Markup:

@@ -12,6 +12,7 @@ from shardline.redact import redact_text
 from shardline.reporting.artefacts import Artefacts, Json
 from shardline.reporting.charts import Interval, interval_chart
 from shardline.reporting.curves import stage_curves
+from shardline.reporting.filters import filter_pictures
 from shardline.reporting.numbers import count, per_cent, plural, seconds, size
 from shardline.reporting.pictures import predictions, training_samples
 
@@ -54,6 +55,11 @@ def render_page(options: Json, summary: Json, artefacts: Artefacts) -> str:
         sample_sets=[
             {"name": name, "scenes": training_samples(name, variant, artefacts)}
             for name, variant in training.items()
+        ],
+        filter_sets=[
+            {"name": name, "pictures": pictures}
+            for name, variant in training.items()
+            if (pictures := filter_pictures(name, variant, artefacts))
         ],
         gates=summary["gates"],
         times=times(summary),
