@@ -70,7 +70,8 @@ def _read(url: str, part: Path, before: int) -> None:
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
     if before:
         request.add_header("Range", f"bytes={before}-")
-    with urllib.request.urlopen(request, timeout=SECONDS) as response:
+    opener = urllib.request.build_opener()  # the shared one keeps the proxies of its first use
+    with opener.open(request, timeout=SECONDS) as response:
         resumed = response.status == 206
         with open(part, "ab" if resumed else "wb") as file:
             while chunk := response.read(CHUNK):
