@@ -14,7 +14,7 @@ In:
     a converted shard, and the raw images that it names; the scorer's model, if it has one
 Out:
     results/scores/<dataset>/<scores>/scores-<shard>.jsonl    what made them, then a line an image
-    results/scores/<dataset>/<scores>/known-<shard>.jsonl     the same, kept for the next run
+    results/scores/<dataset>/<scores>/known-<shard>-*.npy     the same, kept for the next run
 """
 
 from __future__ import annotations
