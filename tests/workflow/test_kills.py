@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-import os
 import random
 import re
-import signal
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shardline.files import read_jsonl
-from workflow.workspace import MINI, Workspace, assert_same_artefacts, kill_group
+from workflow.killing import kill_next
+from workflow.workspace import MINI, Workspace, assert_same_artefacts
 
 # What is killed while which program runs; a training is killed after its first checkpoint.
 KILLS = [
@@ -47,20 +46,6 @@ def create(folder: Path, config: dict) -> Workspace:
     return workspace
 
 
-def running(workspace: Workspace, program: str) -> list[int]:
-    """Process ids of a program that runs in a workspace."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            here = (process / "cwd").resolve() == workspace.folder.resolve()
-        except OSError:
-            continue
-        if here and f"scripts/{program}.py".encode() in words and b"bash" not in words[0]:
-            found.append(int(process.name))
-    return found
-
-
 def whole_checkpoints(workspace: Workspace) -> set[str]:
     pattern = "results/checkpoints/mini/*/work/*/checkpoint-*/complete.json"
     return {str(file) for file in workspace.folder.glob(pattern)}
@@ -76,7 +61,8 @@ def test_ten_kills_change_nothing(tmp_path, config):
     killed = create(tmp_path / "killed", config)
     remaining, logs = list(KILLS), []
     while remaining:
-        logs.append(kill_next(killed, killed.path(f"run-{len(logs)}.log"), remaining, chance))
+        log = killed.path(f"run-{len(logs)}.log")
+        logs.append(kill_next(killed, "all", log, remaining, chance, may_die(killed)))
     everything = "\n".join([*logs, killed.snakemake("all").output])
     assert re.search(r"resuming at step [1-9]", everything)
     assert "released the lock of a run that is no longer alive" in everything
@@ -86,38 +72,10 @@ def test_ten_kills_change_nothing(tmp_path, config):
         assert losses(killed, stage) == losses(reference, stage)
 
 
-def kill_next(
-    workspace: Workspace, log: Path, remaining: list[tuple[str, str]], chance: random.Random
-) -> str:
-    """Start a run and kill at the first program of those that remain; what was printed."""
+def may_die(workspace: Workspace) -> Callable[[str], bool]:
+    """Whether a program may be killed now: a training only after a new checkpoint."""
     before = whole_checkpoints(workspace)
-    run = workspace.start(log, "all")
-
-    def due() -> list[tuple[str, str]]:
-        saved = whole_checkpoints(workspace) - before
-        return [
-            kill
-            for kill in remaining
-            if (kill[1] != "train_stage" or saved) and running(workspace, kill[1])
-        ]
-
-    found: list[tuple[str, str]] = []
-    while not found and run.poll() is None:
-        found = due()
-        time.sleep(0.05)
-    assert found, f"did not run: {remaining}\n{log.read_text()[-4000:]}"
-    what, program = found[0]
-    remaining.remove(found[0])
-    time.sleep(chance.random() * 0.4)
-    if what == "job":
-        for pid in running(workspace, program):
-            os.kill(pid, signal.SIGKILL)
-    elif what == "controller":
-        run.kill()
-    else:
-        kill_group(run)
-    run.wait()
-    return log.read_text()
+    return lambda program: program != "train_stage" or bool(whole_checkpoints(workspace) - before)
 
 
 def losses(workspace: Workspace, stage: str) -> list[tuple[int, float]]:
