@@ -32,7 +32,7 @@ from shardline.scoring import Run
 if TYPE_CHECKING:
     import torch
 
-BATCH = {"cpu": 8, "cuda": 64}
+BATCH = {"cpu": 16, "cuda": 64}
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 
 
@@ -83,7 +83,7 @@ def similarities(
     with _one_thread():
         clip = load_clip(run.model, run.device)
         directions = np.stack([_side(clip, list(prompts)) for prompts in sides])
-        for embedding in _embeddings(clip, files, run):
+        for embedding in embed_images(clip, files, run):
             yield (directions @ embedding).tolist()
 
 
@@ -96,7 +96,7 @@ def _side(clip: Clip, prompts: list[str]) -> np.ndarray:
     return mean / np.linalg.norm(mean)
 
 
-def _embeddings(clip: Clip, files: Iterable[Path], run: Run) -> Iterator[np.ndarray]:
+def embed_images(clip: Clip, files: Iterable[Path], run: Run) -> Iterator[np.ndarray]:
     """Each image's embedding, float64 [dimensions] of length 1: processes decode, threads embed."""
     from torchvision.transforms import Normalize, ToTensor
 
@@ -107,7 +107,7 @@ def _embeddings(clip: Clip, files: Iterable[Path], run: Run) -> Iterator[np.ndar
     threads = run.threads if run.device == "cpu" else 1
     size = BATCH[run.device]
     waiting: deque[Future[np.ndarray]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    with _one_thread(), ThreadPoolExecutor(threads) as pool:
         for first in pictures:
             batch = [first, *islice(pictures, size - 1)]
             waiting.append(pool.submit(_embed, clip, normalise, batch, size))
