@@ -157,6 +157,16 @@ def test_folders_are_labels_and_equal_names_do_not_collide(tmp_path):
     assert all(s["meta"] == {} for s in samples_of(results, "e"))
 
 
+def test_real_folders_as_classes(shared_data, tmp_path):
+    results, raw = tmp_path / "results", shared_data / "multiview_chicken"
+    manifest = lock_and_convert(results, "chicken", raw, "labelled_images", None)
+    assert manifest["rows"] == {"in": 48, "kept": 48, "rejected": 0}
+    found = read_labelled(results / "converted/chicken/manifest.json", "chicken-gt")
+    assert found.counts == {"chicken-gt": 32, "chicken-pr": 16}
+    parts = split(found, 42)
+    assert len(parts["validation"]) == len(parts["test"]) == 5 and not found.contradicting
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -176,16 +186,16 @@ def test_options_of_the_format_are_checked(tmp_path, options, message):
 
 
 def test_it_learns_and_reports_what_it_gets_right_and_wrong(tmp_path):
-    results = labelled(tmp_path, 40, 60)
+    results = labelled(tmp_path, 24, 36)
     report = train(tmp_path, epochs=6)
-    assert report["images"] == {"0": 40, "1": 60}
+    assert report["images"] == {"0": 24, "1": 36}
     assert report["contents"] == {
-        "train": {"bad": 32, "good": 48},
-        "validation": {"bad": 4, "good": 6},
-        "test": {"bad": 4, "good": 6},
+        "train": {"bad": 20, "good": 28},
+        "validation": {"bad": 2, "good": 4},
+        "test": {"bad": 2, "good": 4},
     }
     assert report["weights"] == "random" and report["notes"] == []
-    assert report["class_weights"] == pytest.approx({"bad": 80 / 64, "good": 80 / 96})
+    assert report["class_weights"] == pytest.approx({"bad": 48 / 40, "good": 48 / 56})
     for part in ("train", "validation", "test"):
         found = report["measures"][part]
         assert found["accuracy"] > 0.9 and found["f1"] > 0.9 and found["average_precision"] > 0.9

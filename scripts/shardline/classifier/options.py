@@ -21,7 +21,7 @@ DEFAULTS: dict[str, Any] = {
 }
 """``labels`` is the dataset to learn from and ``good`` the label of its good images; all others are
 bad. ``weights`` is the source of the initial ones, ImageNet's for example. ``image_size`` is the
-side, in pixels, that every image is brought to. ``patience`` is a number of epochs: see `training`.
+side, in pixels, that every image is brought to. ``patience`` is a number of epochs: see `learning`.
 A ResNet-50 takes about 0.1 GB of memory an image of a batch at 224 pixels; upstream's 256 need a
 GPU."""
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
