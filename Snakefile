@@ -34,7 +34,7 @@ wildcard_constraints:
     benchmark=r"\w+",
     variant=r"[\w-]+",
     scores=r"[\w-]+",
-    shard=r"\d{5}-[a-z0-9]+",
+    shard=r"\d{5}-[a-z0-9_-]+",
 
 
 include: "rules/sources.smk"

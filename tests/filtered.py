@@ -9,6 +9,8 @@ from typing import Any
 
 import decide_filters
 import score_image_shard
+import write_filter_manifest
+import write_image_shard
 import write_score_manifest
 from project_root import ROOT
 from raw_datasets import command_line
@@ -147,14 +149,14 @@ def run_filters(
     threads: int = 1,
     plugins: Sequence[object] = (),
     models: Sequence[Path] = (),
-    **context: Sequence[str],
+    **context: Any,
 ) -> dict[str, Any]:
     """Run a chain on a converted dataset, scored first where a filter judges by scores.
 
     Args:
         filters: names and options.
         models: folders of the scorers' models, for the filters that judge by scores, in order.
-        context: ``earlier`` and ``benchmarks``.
+        context: ``earlier``, ``benchmarks`` and other options of the program.
 
     Returns:
         The summary of the decisions.
@@ -182,7 +184,9 @@ def run_filters(
         command_line(
             dataset=dataset,
             variant="v",
-            options=json.dumps({"filters": entries, "plugins": plugins, **context}),
+            options=json.dumps(
+                {"filters": entries, "shard_bytes": 10**9, "plugins": plugins, **context}
+            ),
             converted=results / "converted",
             raw=results / "raw",
             scores=results / "scores" / dataset,
@@ -191,6 +195,39 @@ def run_filters(
         )
     )
     return read_json(decisions)
+
+
+def write_shards(results: Path, name: str) -> dict[str, Any]:
+    """Write and list the image shards of a decided dataset."""
+    folder = results / f"filtered/{name}/v"
+    for entry in read_json(folder / "decisions.json")["shards"]:
+        shard = entry["shard"]
+        write_image_shard.main(
+            command_line(
+                dataset=name,
+                shard=shard,
+                decisions=folder / "decisions.json",
+                converted=results / "converted" / name,
+                raw=results / "raw" / name,
+                output=folder / f"shard-{shard}.tar",
+            )
+        )
+    return list_shards(results, name)
+
+
+def list_shards(results: Path, name: str) -> dict[str, Any]:
+    """List a dataset's image shards; return the manifest."""
+    folder = results / f"filtered/{name}/v"
+    write_filter_manifest.main(
+        command_line(
+            decisions=folder / "decisions.json",
+            folder=folder,
+            manifest=folder / "manifest.json",
+            report=folder / "report.json",
+            rejects=folder / "rejects.jsonl",
+        )
+    )
+    return read_json(folder / "manifest.json")
 
 
 def _known(plugins: Sequence[str]) -> list[str]:

@@ -1,12 +1,12 @@
 """Running a chain of filters over a converted dataset, and writing down what it decided.
 
-A dataset's samples are divided as its image shards will be: by source shard and series.
+A dataset's samples are divided as its image shards will be: by source shard, series and size.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def decide(
         variant: name of the filter chain.
         options: ``filters`` (``name``, ``options`` and, if it judges by scores, ``scores``, the
             name of their folder; in order), ``earlier`` and
-            ``benchmarks`` (names of datasets), ``plugins``.
+            ``benchmarks`` (names of datasets), ``shard_bytes`` (of media, at most), ``plugins``.
         converted: folder with one converted dataset a sub-folder.
         raw: folder with one raw dataset a sub-folder.
         scores: folder of the dataset's image scores, one scorer a sub-folder.
@@ -86,8 +86,9 @@ def decide(
         )
     entries = []
     for name, (source_sha256, group) in shards.items():
-        for series, members in _by_series(group).items():
-            shard = f"{name.removeprefix('samples-').removesuffix('.jsonl.zst')}-{series}"
+        block = name.removeprefix("samples-").removesuffix(".jsonl.zst")
+        for series, members in _by_shard(group, rejected, options["shard_bytes"]).items():
+            shard = f"{block}-{series}"
             path = decisions.with_name(f"decisions-{shard}.jsonl")
             write_jsonl(path, (_line(sample, rejected) for sample in members))
             kept = [sample for sample in members if sample.id not in rejected]
@@ -233,10 +234,22 @@ def _read_shards(folder: Path) -> Iterable[tuple[str, tuple[str, list[Sample]]]]
         yield entry["name"], (entry["sha256"], samples)
 
 
-def _by_series(samples: list[Sample]) -> dict[str, list[Sample]]:
+def _by_shard(
+    samples: list[Sample], rejected: Container[str], shard_bytes: int
+) -> dict[str, list[Sample]]:
+    """Samples by series; one whose kept media are over the limit goes on as ``<series>_1``."""
     groups: dict[str, list[Sample]] = defaultdict(list)
+    parts: Counter[str] = Counter()
+    filled: Counter[str] = Counter()
     for sample in samples:
-        groups[series_of(sample)].append(sample)
+        series = series_of(sample)
+        if sample.id not in rejected:
+            size = sum(medium.bytes for medium in sample.media)
+            if filled[series] and filled[series] + size > shard_bytes:
+                parts[series] += 1
+                filled[series] = 0
+            filled[series] += size
+        groups[f"{series}_{parts[series]}" if parts[series] else series].append(sample)
     return dict(sorted(groups.items()))
 
 

@@ -37,6 +37,7 @@ class Audit(NamedTuple):
 
     width: int = 0
     height: int = 0
+    bytes: int = 0
     sha256: str = ""
     orientation: int = 1
     reason: str = ""
@@ -70,6 +71,7 @@ def audit_image(path: str, max_pixels: int) -> Audit:
     return Audit(
         width=width,
         height=height,
+        bytes=len(data),
         sha256=sha256,
         orientation=orientation,
         facts={"frames": frames} if frames > 1 else {},
@@ -85,7 +87,13 @@ def audit_video(path: str, max_pixels: int) -> Audit:
         return _unread(error, "video")
     except Rejection as problem:
         return Audit(sha256=sha256, reason=problem.reason, detail=problem.detail)
-    return Audit(width=video.width, height=video.height, sha256=sha256, facts=video.facts())
+    return Audit(
+        width=video.width,
+        height=video.height,
+        bytes=Path(path).stat().st_size,
+        sha256=sha256,
+        facts=video.facts(),
+    )
 
 
 class Audits:

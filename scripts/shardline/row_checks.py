@@ -91,7 +91,8 @@ class Checker:
             )
             if audit.boxes_turn(*declared):
                 turn = audit.orientation
-            medium.width, medium.height, medium.sha256 = audit.width, audit.height, audit.sha256
+            medium.width, medium.height = audit.width, audit.height
+            medium.bytes, medium.sha256 = audit.bytes, audit.sha256
             facts.append(audit.facts)
             if audit.orientation != 1:
                 sample.meta["exif_orientation"] = audit.orientation

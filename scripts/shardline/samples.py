@@ -5,7 +5,7 @@ schema of the rest::
 
     {"id": "showui_desktop:metadata/hf_train.json#12", "dataset": "showui_desktop",
      "media": [{"kind": "image", "path": "images/a.png", "width": 1280, "height": 720,
-                "sha256": "..."}],
+                "bytes": 81234, "sha256": "..."}],
      "messages": [],
      "boxes": [{"label": "Save", "xyxy": [0.1, 0.2, 0.3, 0.4], "kind": "icon"}],
      "points": [{"label": "Save", "xy": [0.2, 0.3]}],
@@ -26,7 +26,7 @@ PARTS = ("media", "boxes", "points")  # fields that are lists of objects
 
 @dataclass(kw_only=True)
 class Medium:
-    """One image or video; ``width`` and ``height`` in pixels, upright.
+    """One image or video; ``width`` and ``height`` in pixels, upright; ``bytes`` of its file.
 
     What else is known of it is in the sample's ``meta["media"]``, a dictionary a medium in their
     order, where there is anything: of a video ``frames``, ``fps``, ``duration`` (seconds), maybe
@@ -37,6 +37,7 @@ class Medium:
     path: str
     width: int = 0
     height: int = 0
+    bytes: int = 0
     sha256: str = ""
 
 

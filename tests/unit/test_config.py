@@ -67,7 +67,7 @@ def test_extends_takes_dotted_keys_and_finds_stages_by_name():
         (recipe(**{"stages.adapt.init": "later"}), ["init = 'later'", "allowed: base, sft"]),
         (recipe(**{"stages.adapt.name": "sft"}), ["'sft' is taken"]),
         (recipe(**{"stages.sft.exports": ["adapter"]}), ["no LoRA module"]),
-        (recipe(train=["no_such"]), ["no such dataset: 'no_such'", "allowed: demo_night"]),
+        (recipe(train=["demo_scren"]), ["no such dataset: 'demo_scren'", "such as demo_screens"]),
         (recipe(train=["demo_screens", "demo_screens%50"]), ["demo_screens stands there twice"]),
         (recipe(train=["demo_screens%many"]), ["is not `name` or `name%50`"]),
         (recipe(evaluate=["demo_screens"]), ["no benchmark", "`metric`"]),

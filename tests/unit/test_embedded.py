@@ -179,7 +179,7 @@ def test_embedded_images_through_audit_filters_and_shards(pages, tmp_path):
     manifest = lock_and_convert(results, "d", pages, "dom_html", None, max_reject_share=0)
     assert manifest["rows"] == {"in": 60, "kept": 60, "rejected": 0}
     decisions = results / "filtered/d/v/decisions.json"
-    options = {"filters": [{"name": "dedup"}], "earlier": [], "benchmarks": [], "plugins": []}
+    options = {"filters": [{"name": "dedup"}], "shard_bytes": 10**9}
     decide_filters.main(
         command_line(
             dataset="d",

@@ -8,11 +8,8 @@ import shutil
 import pytest
 from PIL import Image
 
-import write_filter_manifest
-import write_image_shard
-from filtered import run_filters
+from filtered import list_shards, run_filters, write_shards
 from raw_datasets import (
-    command_line,
     lock_and_convert,
     picture,
     save,
@@ -45,37 +42,6 @@ def dataset(results, name, folder, screens):
 
 def decide(results, name, filters, **options):
     return run_filters(results, name, filters.items(), **options)
-
-
-def write_shards(results, name):
-    folder = results / f"filtered/{name}/v"
-    for entry in read_json(folder / "decisions.json")["shards"]:
-        shard = entry["shard"]
-        write_image_shard.main(
-            command_line(
-                dataset=name,
-                shard=shard,
-                decisions=folder / "decisions.json",
-                converted=results / "converted" / name,
-                raw=results / "raw" / name,
-                output=folder / f"shard-{shard}.tar",
-            )
-        )
-    return list_shards(results, name)
-
-
-def list_shards(results, name):
-    folder = results / f"filtered/{name}/v"
-    write_filter_manifest.main(
-        command_line(
-            decisions=folder / "decisions.json",
-            folder=folder,
-            manifest=folder / "manifest.json",
-            report=folder / "report.json",
-            rejects=folder / "rejects.jsonl",
-        )
-    )
-    return read_json(folder / "manifest.json")
 
 
 def rejected(results, name):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from shardline.files import read_json, sha256_bytes, short_hash
 from shardline.scoring import scorer_options
 
 Options = dict[str, Any]
+CLOSE = 3  # names that a message about an unknown one suggests
 _MIXTURE = re.compile(r"^(?P<dataset>[A-Za-z][A-Za-z0-9_]*)(%(?P<percent>\d+(\.\d+)?))?$")
 
 
@@ -155,8 +157,12 @@ class Project:
 
     def _add_dataset(self, name: str, where: str):
         if name not in self.config.datasets:
-            allowed = ", ".join(sorted(self.config.datasets))
-            raise ConfigError(f"{where}: no such dataset: {name!r}; allowed: {allowed}")
+            known = sorted(self.config.datasets)
+            close = get_close_matches(name, known, CLOSE) or known[:CLOSE]
+            raise ConfigError(
+                f"{where}: no such dataset: {name!r}; allowed: the {len(known)} names under "
+                f"`datasets`, such as {', '.join(close)}"
+            )
         dataset = self.config.datasets[name]
         kind, _, rest = dataset.source.partition(":")
         self._check_module("formats", dataset.format, f"datasets.{name}.format")
@@ -195,7 +201,8 @@ class Project:
                 self.score_images[dataset, scores] = self.scorers[scores]
         words = [entry["name"] for entry in filters] or ["all"]
         variant = "-".join([*words, short_hash({**options, "plugins": []})])
-        self.decide[dataset, variant] = options
+        shard_bytes = self.config.datasets[dataset].shard_bytes
+        self.decide[dataset, variant] = {**options, "shard_bytes": shard_bytes}
         return variant
 
     def _add_tokens(

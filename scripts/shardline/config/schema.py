@@ -71,7 +71,10 @@ class Dataset(Strict):
         default=0.01, ge=0, le=1, description="share of rows the audit may reject before it fails"
     )
     max_pixels: int = Field(default=100_000_000, gt=0, description="pixel limit of one image")
-    shard_rows: int = Field(default=5_000, gt=0, description="source rows a shard")
+    shard_rows: int = Field(default=10_000, gt=0, description="source rows a shard, at most")
+    shard_bytes: int = Field(
+        default=512_000_000, gt=0, description="bytes of media an image shard, at most"
+    )
 
 
 class Lora(Strict):
