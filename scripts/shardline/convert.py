@@ -4,16 +4,16 @@ Rows are taken in blocks of ``shard_rows`` of one annotation file (or of many sm
 `rows.Row`); a block's samples are one shard, so that a changed row changes its own shard only.
 Everything that is not used is in the rejects with its reason, and the counts must add up.
 
-Of a block, chunks go through three steps, of which the first and the last are whole on a worker:
-rows are parsed, for the paths of their media; these are audited, a few chunks together; rows are
-checked and made text. What lies between the steps are bytes, which cost this process little.
+A block goes through three steps in chunks: rows are parsed, for the paths of their media; these are
+audited, a few chunks together; rows are checked and made text. The first and the last step of a
+chunk are one worker's, which keeps the rows in between.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from itertools import chain, groupby, islice
@@ -44,6 +44,8 @@ CHUNK_ROWS = 256
 CHUNK_BYTES = 1 << 20  # of text; a chunk has one row at least
 AUDITED_CHUNKS = 8  # together: more files keep workers busy, fewer are less in memory
 
+_parsed: deque[list[tuple[Row, bytes]]] = deque()  # what waits in this process for the third step
+
 
 class Job(NamedTuple):
     """What a worker has to know of the dataset; ``format_options`` is JSON."""
@@ -57,25 +59,22 @@ class Job(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Rows that follow each other in the block ``number``.
-
-    ``name`` is the place of the first.
-    """
+    """Rows that follow each other in the block ``number``."""
 
     number: int
-    name: str
     rows: list[RawRow] | list[Row]
+
+    @property
+    def name(self) -> str:
+        """The place of the first row."""
+        return f"{self.rows[0].file}#{self.rows[0].index}"
 
 
 class Parsed(NamedTuple):
-    """A chunk's rows, each with its messages as JSON, and the paths of its images and videos.
-
-    The rows may be pickled, for this process to pass them on with little work.
-    """
+    """The paths of the images and videos of the chunk of this ``name`` in the block ``number``."""
 
     number: int
     name: str
-    rows: list[tuple[Row, bytes]] | bytes
     images: list[str]
     videos: list[str]
 
@@ -130,16 +129,13 @@ def convert(
     counts = Counts()
     shards = []
     _parser.cache_clear()  # it remembers which folders there were
+    _parsed.clear()
     with Workers(threads) as workers, atomic_file(rejects, "w") as rejects_file:
         auditor = Auditor(raw, locked, options["max_pixels"], workers)
         chunks = _as_locked(_chunks(job, options["shard_rows"]), raw, locked)
-        parse = partial(_parse, job, threads > 1)
-        if hasattr(format_module, "scan"):
-            parsed = workers.stream(parse, chunks, lambda chunk: chunk.name)
-        else:
-            parsed = map(parse, chunks)
+        parsed = workers.stream(partial(_parse, job), chunks, lambda chunk: chunk.name)
         audited = _audit(auditor, parsed)
-        checked = workers.stream(partial(_check, job), audited, lambda part: part[0].name)
+        checked = workers.stream(partial(_check, job), audited, lambda pair: pair[0].name)
         for number, parts in groupby(checked, key=lambda part: part.number):
             path = folder / f"samples-{number:05d}.jsonl.zst"
             shard = Counts()
@@ -160,7 +156,7 @@ def convert(
         "frame": options["frame"],
         **counts.to_json(),
         "shards": shards,
-        "versions": package_versions("av", "pillow", "pillow-heif", "zstandard"),
+        "versions": package_versions("av", "orjson", "pillow", "pillow-heif", "zstandard"),
     }
     write_json(manifest, content)
     return content
@@ -180,7 +176,7 @@ def _chunks(job: Job, shard_rows: int) -> Iterator[Chunk]:
         for first in together:
             number += 1
             for part in _parts(chain([first], islice(together, shard_rows - 1))):
-                yield Chunk(number, f"{part[0].file}#{part[0].index}", part)
+                yield Chunk(number, part)
 
 
 def _parts(rows: Iterable[RawRow | Row]) -> Iterator[list[RawRow] | list[Row]]:
@@ -244,8 +240,8 @@ def _parser(job: Job) -> Callable[[RawRow], Iterator[Row]]:
     return format_module.parser(Path(job.raw), json.loads(job.format_options))
 
 
-def _parse(job: Job, packed: bool, chunk: Chunk) -> Parsed:
-    """The first step; ``packed``: rows are to be bytes, for another process to take them."""
+def _parse(job: Job, chunk: Chunk) -> Parsed:
+    """The first step; leaves the rows, each with its messages as JSON, in `_parsed`."""
     rows = chunk.rows
     if isinstance(rows[0], RawRow):
         parse = _parser(job)
@@ -261,8 +257,8 @@ def _parse(job: Job, packed: bool, chunk: Chunk) -> Parsed:
             row.rejection, messages = row.rejection or rejection, b""
         row.messages = []
         parsed.append((row, messages))
-    rows = pickle.dumps(parsed, pickle.HIGHEST_PROTOCOL) if packed else parsed
-    return Parsed(chunk.number, chunk.name, rows, list(paths["image"]), list(paths["video"]))
+    _parsed.append(parsed)
+    return Parsed(chunk.number, chunk.name, list(paths["image"]), list(paths["video"]))
 
 
 def _audit(auditor: Auditor, parsed: Iterator[Parsed]) -> Iterator[tuple[Parsed, Audits]]:
@@ -279,10 +275,10 @@ def _audit(auditor: Auditor, parsed: Iterator[Parsed]) -> Iterator[tuple[Parsed,
 
 
 def _check(job: Job, audited: tuple[Parsed, Audits]) -> Checked:
-    """The third step."""
+    """The third step, of the chunk that waits longest for it in this process."""
     parsed, audits = audited
-    rows = pickle.loads(parsed.rows) if isinstance(parsed.rows, bytes) else parsed.rows
     checker = Checker(job.dataset, job.frame, audits)
+    rows = _parsed.popleft()
     lines = [line for row, messages in rows if (line := checker.check(row, messages))]
     return Checked(parsed.number, b"".join(lines), "".join(checker.rejects), checker.counts)
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import chain, islice
+from itertools import cycle
 from typing import TypeVar
 
 from shardline.errors import DataError
@@ -23,13 +23,14 @@ class Workers:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self.pool: ProcessPoolExecutor | None = None
+        self.lanes: list[ProcessPoolExecutor] = []
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.pool:
-            self.pool.shutdown(cancel_futures=True)
+        for pool in (*self.lanes, *([self.pool] if self.pool else [])):
+            pool.shutdown(cancel_futures=True)
 
     def map(
         self, function: Callable[[Item], Result], items: Sequence[Item] | Iterable[Item]
@@ -60,20 +61,20 @@ class Workers:
     ) -> Iterator[Result]:
         """As `map`, for items that are many or large: they are taken while results are asked for.
 
-        A single item is not worth a process, and is worked through in this one.
+        Streams have processes of their own. The items that have the same number in two streams go
+        to the same process, so that the first stream may leave there what the second takes up.
 
         Raises:
             DataError: the system killed a worker; ``name`` says of an item which it is.
         """
-        items = iter(items)
-        first = list(islice(items, 1 if self.threads == 1 or self.pool else 2))
-        items = chain(first, items)
-        if self.threads == 1 or (self.pool is None and len(first) < 2):
+        if self.threads == 1:
             yield from map(function, items)
             return
+        if not self.lanes:
+            self.lanes = [ProcessPoolExecutor(1) for _ in range(self.threads)]
         waiting: deque[tuple[str, Future[Result]]] = deque()
-        for item in items:
-            waiting.append((name(item), self._started().submit(function, item)))
+        for item, lane in zip(items, cycle(self.lanes), strict=False):
+            waiting.append((name(item), lane.submit(function, item)))
             if len(waiting) > AHEAD * self.threads:
                 yield _result(*waiting.popleft())
         while waiting:
