@@ -4,19 +4,16 @@ A folder holds open_clip's files (``open_clip_config.json``, ``open_clip*.safete
 a Hugging Face ``CLIPModel``, whose pictures are resized and cropped as open_clip does it. Nothing
 is downloaded.
 
-A forward runs on one CPU thread and always over `BATCH` images, several forwards beside each other:
-what an image gets depends neither on the number of cores nor on the images around it.
+What an image gets depends neither on the number of cores nor on the images around it: see
+`forwards`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +23,13 @@ from safetensors import SafetensorError
 from shardline import lean
 from shardline.errors import DataError
 from shardline.files import read_json
+from shardline.forwards import in_batches
 from shardline.images import decode_audited
 from shardline.scoring import Run
 
 if TYPE_CHECKING:
     import torch
 
-BATCH = {"cpu": 16, "cuda": 64}
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 
 
@@ -104,16 +101,7 @@ def embed_images(clip: Clip, files: Iterable[Path], run: Run) -> Iterator[np.nda
     resize = [step for step in steps if not isinstance(step, ToTensor | Normalize)]
     (normalise,) = (step for step in steps if isinstance(step, Normalize))
     pictures = run.workers.stream(partial(_picture, resize), map(str, files), name=str)
-    threads = run.threads if run.device == "cpu" else 1
-    size = BATCH[run.device]
-    waiting: deque[Future[np.ndarray]] = deque()
-    with _one_thread(), ThreadPoolExecutor(threads) as pool:
-        for first in pictures:
-            batch = [first, *islice(pictures, size - 1)]
-            waiting.append(pool.submit(_embed, clip, normalise, batch, size))
-            if len(waiting) > threads:
-                yield from waiting.popleft().result()
-        yield from chain.from_iterable(future.result() for future in waiting)
+    yield from in_batches(pictures, partial(_embed, clip, normalise), run)
 
 
 def _picture(resize: Sequence[Callable[[Any], Any]], path: str) -> np.ndarray:
@@ -124,16 +112,14 @@ def _picture(resize: Sequence[Callable[[Any], Any]], path: str) -> np.ndarray:
     return np.asarray(image)
 
 
-def _embed(clip: Clip, normalise: Any, batch: list[np.ndarray], size: int) -> np.ndarray:
-    """Embeddings of at most ``size`` pictures, float64 [pictures, dimensions], each of length 1."""
+def _embed(clip: Clip, normalise: Any, batch: np.ndarray) -> np.ndarray:
+    """Embeddings of pictures, float64 [pictures, dimensions], each of length 1."""
     import torch
 
-    filled = np.zeros((size, *batch[0].shape), np.uint8)
-    filled[: len(batch)] = batch
     with torch.inference_mode():
-        pixels = torch.from_numpy(filled).to(clip.device).permute(0, 3, 1, 2).contiguous()
+        pixels = torch.from_numpy(batch).to(clip.device).permute(0, 3, 1, 2).contiguous()
         found = clip.embed_pixels(normalise(pixels.float().div_(255)))
-        embeddings = found[: len(batch)].double().cpu().numpy()
+        embeddings = found.double().cpu().numpy()
     return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
 
 

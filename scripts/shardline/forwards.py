@@ -17,7 +17,7 @@ import numpy as np
 
 from shardline.scoring import Run
 
-BATCH = {"cpu": 8, "cuda": 64}
+BATCH = {"cpu": 16, "cuda": 64}
 
 
 def in_batches(
