@@ -44,7 +44,7 @@ PART_KINDS = {
 }
 AUDIO_KEYS = ("audio", "audios")
 META_KEYS = ("id", "source", "data_source", "category")
-COLUMNS = (*META_KEYS, *MEDIA_KEYS["image"], *MEDIA_KEYS["video"], *AUDIO_KEYS, "text")
+COLUMNS = (*META_KEYS, *MEDIA_KEYS["image"], *MEDIA_KEYS["video"], *AUDIO_KEYS, "text", "caption")
 TAG = re.compile(r"<img>([^<>\n]+)</img>|<video>([^<>\s]+)</video>|<(image|video)>")
 CAPTION_TAGS = re.compile(r"(?:<__dj__(?:image|video)>\s*)+")
 CAPTION_END = "<|__dj__eoc|>"
@@ -116,19 +116,24 @@ def turns_of(conversation: Any) -> list[Turn]:
 
 
 def caption_turns(record: dict[str, Any]) -> list[Turn] | None:
-    """A row with a caption in ``text``, marked ``<__dj__image>``, as media and answer, else None.
+    """A row with a caption as media and answer, else None.
+
+    The caption is in ``caption``, or in ``text``, marked ``<__dj__image>``.
 
     Raises:
         Rejection: ``interleaved_text``: the marks are not all in front of one caption.
     """
     text = record.get("text")
+    if isinstance(caption := record.get("caption"), str):
+        tags = "".join(f"<{kind}>" * len(claims(record, keys)) for kind, keys in MEDIA_KEYS.items())
+        return [("user", tags), ("assistant", caption)] if tags else None
     if not isinstance(text, str) or "<__dj__" not in text:
         return None
     text = text.strip().removesuffix(CAPTION_END).rstrip()
-    tags = CAPTION_TAGS.match(text)
-    if not tags or "__dj__" in (caption := text[tags.end() :]):
+    marks = CAPTION_TAGS.match(text)
+    if not marks or "__dj__" in (caption := text[marks.end() :]):
         raise Rejection("interleaved_text", f"no single caption: {brief(text)}")
-    return [("user", re.sub(r"__dj__|\s", "", tags[0])), ("assistant", caption)]
+    return [("user", re.sub(r"__dj__|\s", "", marks[0])), ("assistant", caption)]
 
 
 def _read_turns(

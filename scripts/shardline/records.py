@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shardline.embedded import place_of
@@ -12,6 +12,7 @@ from shardline.row_files import find_row_files, read_rows, scan_rows
 from shardline.rows import RawRow, Rejection, Row, brief
 
 Record = dict[str, Any] | Rejection
+SMALL = 1 << 20  # bytes of an annotation file
 
 
 def read_records(raw: Path, file: str, columns: Sequence[str]) -> Iterator[tuple[int, Record]]:
@@ -39,10 +40,15 @@ def read_records(raw: Path, file: str, columns: Sequence[str]) -> Iterator[tuple
 
 
 def scan_files(raw: Path, pattern: str | None, columns: Sequence[str]) -> Iterator[RawRow]:
-    """Yield the rows of all annotation files, unparsed; see `row_files.find_row_files`."""
+    """Yield the rows of all annotation files, unparsed; see `row_files.find_row_files`.
+
+    Small files of one folder share blocks: a thousand files of a row each are no thousand shards.
+    """
     for file in find_row_files(raw, pattern):
+        small = (raw / file).stat().st_size <= SMALL
+        block = f"{PurePosixPath(file).parent}/" if small else file
         for index, value in scan_rows(raw, file, columns):
-            yield RawRow(file, index, value)
+            yield RawRow(file, index, value, block)
 
 
 def filled(

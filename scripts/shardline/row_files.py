@@ -18,13 +18,13 @@ from typing import IO, Any
 
 import orjson
 
+from shardline import locks
 from shardline.annotations import find_annotations, is_text
 from shardline.errors import DataError
 from shardline.rows import Rejection
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")
 NO_ROWS = ("dataset_info.json", "dataset_infos.json")  # what hubs and trainers say of the others
-DEPTHS = ("*", "*/*", "*/*/*")
 MAX_ROW = 16 << 20  # bytes of a line, characters of a value of an array
 MAX_DEPTH = 100  # lists and objects inside each other
 CHUNK = 1 << 20
@@ -36,7 +36,7 @@ SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def find_row_files(raw: Path, pattern: str | None) -> list[str]:
-    """Files that ``pattern`` matches; without one, those of `SUFFIXES` that lie least deep.
+    """Files that ``pattern`` matches; without one, all of `SUFFIXES` in all folders.
 
     `NO_ROWS` are left out unless ``pattern`` names them.
 
@@ -47,15 +47,14 @@ def find_row_files(raw: Path, pattern: str | None) -> list[str]:
         ConfigError: a pattern that leads outside ``raw``.
         DataError: there are none.
     """
-    for depth in [] if pattern else DEPTHS:
-        found = sorted(
-            path.relative_to(raw).as_posix()
-            for path in raw.glob(depth)
-            if path.suffix in SUFFIXES and not path.name.startswith("._") and path.is_file()
-        )
-        if found := [file for file in found if PurePosixPath(file).name not in NO_ROWS]:
-            return found
-    return find_annotations(raw, [pattern] if pattern else [f"*{suffix}" for suffix in SUFFIXES])
+    if pattern:
+        return find_annotations(raw, [pattern])
+    found = [
+        file
+        for file in locks.list_files(raw)
+        if file.endswith(SUFFIXES) and PurePosixPath(file).name not in NO_ROWS
+    ]
+    return found or find_annotations(raw, [f"**/*{suffix}" for suffix in SUFFIXES])
 
 
 def read_rows(

@@ -283,6 +283,24 @@ def test_captions(raw, caption, result):
         assert (row.messages[0]["content"], row.messages[1]["content"][0]["text"]) == result
 
 
+def test_a_caption_of_its_own(raw):
+    row = read_one(raw, {"video": "v.mp4", "caption": "A ship."})
+    assert (row.messages[0]["content"], row.messages[1]["content"]) == ([VIDEO], [text("A ship.")])
+    row = read_one(raw, {"images": ["a/1.png", "a/1.png"], "caption": "Two."})
+    assert row.messages[0]["content"] == [IMAGE, IMAGE]
+    assert read_one(raw, {"caption": "Of nothing."}).rejection.reason == "no_conversation"
+
+
+def test_annotation_files_of_all_folders_are_read_and_small_ones_share_a_shard(raw, results):
+    for number in range(4):
+        (raw / "deep" / "er").mkdir(parents=True, exist_ok=True)
+        write_lines(raw / f"{number}.jsonl", [talk("<image>?", "1", image="a/1.png")])
+        write_lines(raw / f"deep/er/{number}.jsonl", [talk("<image>?", "2", image="a/1.png")])
+    manifest = lock_and_convert(results, "d", raw, "llava", None)
+    assert manifest["rows"] == {"in": 8, "kept": 8, "rejected": 0}
+    assert [shard["rows"] for shard in manifest["shards"]] == [4, 4]
+
+
 def test_a_json_array_is_the_same_rows_as_json_lines(raw):
     rows = [talk("<image>?", f"{n}", image="a/1.png") for n in range(5)]
     write_lines(raw / "b.jsonl", rows)

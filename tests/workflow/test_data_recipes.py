@@ -72,7 +72,7 @@ EXPECTED: dict[str, tuple[int, dict[str, int], dict[str, int]]] = {
     "turntables": (12, {}, {"not_best_view": 9}),
     "photographs": (10, {}, {"exact_duplicate": 1, "near_duplicate": 1}),
     "objects": (22, {}, {}),
-    "clips": (2, {"no_conversation": 2}, {}),
+    "clips": (2, {}, {}),
     "captions": (9, {"missing_video": 6}, {}),
     "vdc": (75, {"no_conversation": 75}, {}),
     "finetune": (6, {"missing_video": 2}, {}),

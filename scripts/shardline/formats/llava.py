@@ -5,8 +5,8 @@
 
 ``image`` is a name, a list of names (views or frames) or absent, ``video`` likewise; ``id`` may be
 missing or a number. `shardline.conversations` has the rules for turns and placeholders,
-`shardline.media_paths` how media are found. Rows of Data-Juicer that have one caption in ``text``
-instead are read too.
+`shardline.media_paths` how media are found. Rows that have one caption instead, in
+``caption`` or as Data-Juicer in ``text``, are read too.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ A row has its conversation in one of these ways, tried in this order:
 - ``query`` (``prompt``, ``question``), ``response`` (``answer``) and ``history``, a list of pairs;
 - ``instruction``, ``input`` and ``output`` (and ``history``): the first two are joined by a line
   break;
-- ``text`` with one caption, as Data-Juicer writes it.
+- ``caption``, or ``text`` with one caption as Data-Juicer writes it.
 
 ``system`` is a first turn. Media are under ``image`` or ``images`` and ``video`` or ``videos``, one
 or a list. Answers with boxes stay the text that they are, in whatever frame that was written in; a
