@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all lint schemas lock
+.PHONY: help demo test test-all bench-data lint schemas lock
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ test: .venv/.lock ## The fast tests: all that is not marked slow, slurm or gpu.
 
 test-all: .venv/.lock ## Every test that this machine can run.
 	@pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST)
+
+bench-data: .venv/.lock ## How fast images are audited and scored and rows converted; about 5 minutes.
+	@PYTHONPATH=scripts python bench/data.py
 
 lint: .venv/.lock ## ruff, snakefmt and snakemake's own lint.
 	@ruff check . && ruff format --check . && snakefmt --check Snakefile rules && snakemake --lint

@@ -25,12 +25,12 @@ checkpoint fetch_dataset:
         "results/benchmarks/fetch_dataset/{dataset}.jsonl"
     wildcard_constraints:
         dataset=fetching.constraints[0],
+    resources:
+        raw_dir=project.config.raw_dir or "",
     params:
         *fetching.params,
         upstream.folder_digest,
         options=fetching.options,
-    resources:
-        raw_dir=project.config.raw_dir or "",
     message:
         "fetch dataset {wildcards.dataset}"
     shell:
@@ -57,12 +57,12 @@ checkpoint fetch_model:
         "results/benchmarks/fetch_model/{model}.jsonl"
     wildcard_constraints:
         model=fetching_models.constraints[0],
+    resources:
+        raw_dir=project.config.raw_dir or "",
     params:
         *fetching_models.params,
         upstream.folder_digest,
         options=fetching_models.options,
-    resources:
-        raw_dir=project.config.raw_dir or "",
     message:
         "fetch model {wildcards.model}"
     shell:

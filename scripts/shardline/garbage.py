@@ -1,8 +1,8 @@
 """What nothing refers to any more: work of other settings, unused variants, dead writers' files.
 
-Only folders under ``checkpoints/*/*/work``, ``filtered`` and ``tokens``, temporary files and
-archives whose content is unpacked and locked are ever named here; other raw data, locks, results,
-reports and Snakemake's records are not.
+Only folders under ``checkpoints/*/*/work``, ``filtered``, ``scores``, ``classifiers`` and
+``tokens``, temporary files and archives whose content is unpacked and locked are ever named here;
+other raw data, locks, results, reports and Snakemake's records are not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shardline.files import read_json, short_hash
 
 QUIET_SECONDS = 3600  # a writer on another machine touches its file more often than this
 _TEMPORARY = re.compile(r"^\..+\.(?P<pid>\d+)\.tmp$")
-_VARIANTS = ("filtered", "tokens")
+_VARIANTS = ("filtered", "scores", "tokens")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ def find_waste(project: Any, results: Path) -> tuple[list[Waste], list[str]]:
         for name in sorted(unknown)
     ]
     waste = [*unused_variants(project, unknown, results)]
+    if not unknown:
+        waste += unused_classifiers(project, results)
     waste += unpacked_archives(results)
     waste += superseded_work(project, results)
     waste += dead_files(results)
@@ -64,17 +66,30 @@ def recipes_of_results(results: Path) -> set[str]:
 
 
 def unused_variants(project: Any, unknown: set[str], results: Path) -> Iterator[Waste]:
-    """Filtered and tokenised variants that no recipe of the config names.
+    """Filtered, scored and tokenised variants that no recipe of the config names.
 
     Variants of datasets that a recipe in ``unknown`` planned with are kept.
     """
     kept = {dataset for recipe in unknown for dataset in _planned_datasets(recipe, results)}
-    known = {"filtered": set(project.decide), "tokens": set(project.tokenize)}
+    known = {
+        "filtered": set(project.decide),
+        "scores": set(project.score_images),
+        "tokens": set(project.tokenize),
+    }
     for kind in _VARIANTS:
         for folder in sorted((results / kind).glob("*/*")):
             key = (folder.parent.name, folder.name)
             if folder.is_dir() and key not in known[kind] and key[0] not in kept:
                 yield Waste(folder, _size(folder), "no recipe of the config uses it")
+
+
+def unused_classifiers(project: Any, results: Path) -> Iterator[Waste]:
+    """Trained classifiers that no recipe of the config judges by."""
+    for manifest in sorted((results / "classifiers").glob("*.json")):
+        if (manifest.stem,) not in project.train_classifier:
+            for path in (manifest, manifest.with_suffix("")):
+                size = _size(path) if path.is_dir() else path.stat().st_size
+                yield Waste(path, size, "no recipe of the config uses it")
 
 
 def _planned_datasets(recipe: str, results: Path) -> set[str]:

@@ -15,6 +15,7 @@ from shardline.image_files import UNDECODABLE, BadImage, open_image, told
 
 IMAGE_ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"),
+    *(".jxl", ".jp2"),  # the former is rejected, not passed over
 )
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {  # what to do with the stored picture for each EXIF orientation

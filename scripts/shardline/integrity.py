@@ -56,6 +56,7 @@ def manifests_of_results(results: Path) -> list[Path]:
     """Every lock and manifest below ``results``, in the order of the stages."""
     patterns = (
         *("raw/*.lock.json", "raw/models/*.lock.json", "converted/*/manifest.json"),
+        *("classifiers/*.json", "scores/*/*/manifest.json"),
         *("filtered/*/*/decisions.json", "filtered/*/*/manifest.json", "tokens/*/*/manifest.json"),
         *("plans/*/*.json", "checkpoints/*/*/result.json", "models/*/*/*.json"),
     )
@@ -71,6 +72,8 @@ def manifests_of_recipe(project: Any, recipe: str) -> list[Path]:
     names = [paths.lock(dataset) for (dataset,) in project.fetch]
     names += [paths.model_lock(name) for (name,) in {**project.fetch_model, **project.build_model}]
     names += [paths.converted(dataset) for (dataset,) in project.convert]
+    names += [paths.classifier(scores) for (scores,) in project.train_classifier]
+    names += [paths.image_scores(*key) for key in project.score_images]
     for key in project.decide:
         names += [paths.decisions(*key), paths.filtered(*key)]
     names += [paths.tokens(*key) for key in project.tokenize]
@@ -130,7 +133,7 @@ def _entries(manifest: Path, content: Json, results: Path) -> Iterator[Entry]:
     elif content["stage"] == "train":
         for weights in content["weights"]:
             yield entry(folder / weights["name"], weights)
-    elif content["stage"] == "export":
+    elif content["stage"] in ("export", "train_classifier"):
         for file in content["files"]:
             yield entry(Path(paths.model_of_lock(str(manifest))) / file["name"], file)
     else:

@@ -34,7 +34,7 @@ def work(stage: str, key: str) -> Path:
 
 def variant(kind: str, name: str) -> Path:
     folder = Path(f"results/{kind}/screens/{name}")
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
     (folder / "shard-00000-png.tar").write_bytes(b"x" * 5000)
     return folder
@@ -76,6 +76,16 @@ def test_waste_is_listed_with_sizes_and_stays(small_project, capsys, dead_pid):
     assert "11.0 kB could be freed: shardline gc --remove" in text
     assert "a training of small/sft with other settings" in text
     assert snapshot() == before
+
+
+def test_scores_and_classifiers_that_no_recipe_names_can_go(small_project, capsys):
+    scores = variant("scores", "clip_quality-0123abcd")
+    classifier = Path("results/classifiers/classifier-0123abcd")
+    classifier.mkdir(parents=True)
+    (classifier / "model.safetensors").write_bytes(bytes(100))
+    manifest = classifier.with_suffix(".json")
+    manifest.write_text("{}")
+    assert set(listed(capsys)) == {str(scores), str(classifier), str(manifest)}
 
 
 def test_remove_removes_that_and_nothing_else(small_project, capsys, dead_pid):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import numpy as np
 from PIL import Image
@@ -107,3 +109,16 @@ def test_images_are_scored_once_and_judged_as_often_as_one_likes(tmp_path):
     assert run.executed["train_classifier"] == 1 and run.executed["score_image_shard"] == 2
     assert new_images(workspace, "classifier") == 10
     assert not workspace.snakemake("data").executed
+
+    (model,) = workspace.path("results/classifiers").glob("*/model.safetensors")
+    assert verify(workspace) == 0
+    model.write_bytes(model.read_bytes()[:-1] + b"?")
+    assert verify(workspace) == 1
+
+
+def verify(workspace) -> int:
+    """The exit status of `shardline verify`."""
+    program = "from shardline.cli.main import run; run()"
+    environment = {**workspace.environment, "PYTHONPATH": str(workspace.path("scripts"))}
+    command = [sys.executable, "-c", program, "verify"]
+    return subprocess.run(command, cwd=workspace.folder, env=environment, check=False).returncode

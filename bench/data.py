@@ -1,0 +1,22 @@
+"""The data plane's speed, printed as a table: `make bench-data`.
+
+Each ratio compares two ways of doing the same work in one run, so that it means the same on a slow
+machine and a fast one. On a busy machine it means little: let nothing else run.
+"""
+
+from __future__ import annotations
+
+import audit
+import clip
+import convert
+
+
+def main() -> None:
+    """Measure and print, a line a figure."""
+    for module in (audit, clip, convert):
+        for name, value in module.measure().items():
+            print(f"{name:32} {value:>12,.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
