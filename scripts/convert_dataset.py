@@ -21,6 +21,7 @@ Out:
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rejects", type=Path, required=True, help="where the rejects go")
     parser.add_argument("--threads", type=int, default=1, help="processes that audit images")
     arguments = parser.parse_args(argv)
+    gc.set_threshold(100_000)  # rows are many objects, hardly ever in circles
     convert(
         dataset=arguments.dataset,
         options=arguments.options,

@@ -42,6 +42,7 @@ PART_KINDS = {
     "video": "video",
     "video_url": "video",
 }
+NEXT = {"system": "user", "user": "assistant", "assistant": "user"}  # the role after a role
 AUDIO_KEYS = ("audio", "audios")
 META_KEYS = ("id", "source", "data_source", "category")
 COLUMNS = (*META_KEYS, *MEDIA_KEYS["image"], *MEDIA_KEYS["video"], *AUDIO_KEYS, "text", "caption")
@@ -75,10 +76,10 @@ def fill_row(row: Row, record: dict[str, Any], turns: Iterable[Turn], finder: Me
     if any(map(record.get, AUDIO_KEYS)):
         raise Rejection("unsupported_media", "the row has audio")
     messages, references, notes = _read_turns(turns)
-    pools = {
-        kind: [medium_of(row, kind, claim, finder) for claim in claims(record, keys)]
-        for kind, keys in MEDIA_KEYS.items()
-    }
+    pools: dict[str, list[Medium]] = {}
+    for kind, keys in MEDIA_KEYS.items():
+        found = claims(record, keys)
+        pools[kind] = [medium_of(row, kind, claim, finder) for claim in found] if found else []
     if references or pools["image"] or pools["video"]:
         references = _place(messages, references, pools)
     for number, message in enumerate(messages):
@@ -147,31 +148,47 @@ def _read_turns(
     for number, (name, content) in enumerate(turns):
         if not isinstance(name, str) or (role := ROLES.get(name)) is None:
             raise Rejection("unknown_role", f"turn {number} is by {brief(name)}")
+        if role == NEXT[last] and _is_plain(content):  # most turns, and there are many
+            messages.append({"role": role, "content": [{"type": "text", "text": content}]})
+            last = role
+            continue
         parts, found = _read_content(content, number)
         if found and role != "user":
             raise Rejection("misplaced_placeholder", f"turn {number}, by {name}, has a medium")
-        if role == "assistant":
-            if last == "system":
-                notes["dropped_answers"] = notes.get("dropped_answers", 0) + 1
-                continue
-            if last == "assistant":
-                raise Rejection("two_answers", f"turn {number} follows an answer")
-            if _is_blank(parts):
-                raise Rejection("empty_answer", f"turn {number} has no text")
-        elif role == "user":
-            references += found
-            if last == "user":
-                messages[-1]["content"] += [{"type": "text", "text": "\n"}, *parts]
-                notes["joined_questions"] = notes.get("joined_questions", 0) + 1
-                continue
-        elif number:
-            raise Rejection("misplaced_system", f"turn {number}, not the first")
-        elif not parts:
-            continue
-        messages.append({"role": role, "content": parts})
-        last = role
+        references += found
+        last = _add_turn(messages, notes, number, role, last, parts)
     _drop_unanswered(messages, notes)
     return messages, references, notes
+
+
+def _add_turn(
+    messages: list[dict[str, Any]],
+    notes: dict[str, int],
+    number: int,
+    role: str,
+    last: str,
+    parts: list[Part],
+) -> str:
+    """Add a turn after one of role ``last`` to the messages; returns the role of the last then."""
+    if role == "assistant":
+        if last == "system":
+            notes["dropped_answers"] = notes.get("dropped_answers", 0) + 1
+            return last
+        if last == "assistant":
+            raise Rejection("two_answers", f"turn {number} follows an answer")
+        if _is_blank(parts):
+            raise Rejection("empty_answer", f"turn {number} has no text")
+    elif role == "user":
+        if last == "user":
+            messages[-1]["content"] += [{"type": "text", "text": "\n"}, *parts]
+            notes["joined_questions"] = notes.get("joined_questions", 0) + 1
+            return last
+    elif number:
+        raise Rejection("misplaced_system", f"turn {number}, not the first")
+    elif not parts:
+        return last
+    messages.append({"role": role, "content": parts})
+    return role
 
 
 def _drop_unanswered(messages: list[dict[str, Any]], notes: dict[str, int]) -> None:
@@ -188,8 +205,6 @@ def _drop_unanswered(messages: list[dict[str, Any]], notes: dict[str, int]) -> N
 
 def _read_content(content: Any, number: int) -> tuple[list[Part], list[Reference]]:
     """The parts of a turn, and those of them that stand for media."""
-    if isinstance(content, str) and "<" not in content:  # most turns, and there are many
-        return ([{"type": "text", "text": content}] if content else []), []
     parts: list[Part] = []
     references: list[Reference] = []
     for item in content if isinstance(content, list) else [content]:
@@ -229,9 +244,8 @@ def _place(
     messages: list[dict[str, Any]], references: list[Reference], pools: dict[str, list[Medium]]
 ) -> list[Reference]:
     """The references, for which there are as many media; adds the one that may be missing."""
-    kinds = [kind for kind, pool in pools.items() for _ in pool]
-    if not references and len(kinds) == 1:
-        references = [Reference({"type": kinds[0]}, None)]
+    if not references and len(pools["image"]) + len(pools["video"]) == 1:
+        references = [Reference({"type": "image" if pools["image"] else "video"}, None)]
         first = next(message for message in messages if message["role"] == "user")
         first["content"].insert(0, references[0].part)
     rest = [part for part, claim in references if claim is None]
@@ -244,6 +258,11 @@ def _place(
             detail = f"{count} <{kind}> in the text for {len(pool)} {kind}s"
             raise Rejection("placeholder_mismatch", detail)
     return references
+
+
+def _is_plain(content: Any) -> bool:
+    """Whether a turn is a text without media that is not blank."""
+    return isinstance(content, str) and "<" not in content and content.strip() != ""
 
 
 def _is_blank(parts: list[Part]) -> bool:
