@@ -73,24 +73,24 @@ class Workers:
         if not self.lanes:
             self.lanes = [ProcessPoolExecutor(1) for _ in range(self.threads)]
         waiting: deque[tuple[str, Future[Result]]] = deque()
-        for item, lane in zip(items, cycle(self.lanes), strict=False):
-            waiting.append((name(item), lane.submit(function, item)))
-            if len(waiting) > AHEAD * self.threads:
-                yield _result(*waiting.popleft())
-        while waiting:
-            yield _result(*waiting.popleft())
+        place = ""
+        try:
+            for item, lane in zip(items, cycle(self.lanes), strict=False):
+                place = waiting[0][0] if waiting else name(item)
+                waiting.append((name(item), lane.submit(function, item)))
+                if len(waiting) > AHEAD * self.threads:
+                    place, future = waiting.popleft()
+                    yield future.result()
+            while waiting:
+                place, future = waiting.popleft()
+                yield future.result()
+        except BrokenProcessPool:
+            raise _killed(place) from None
 
     def _started(self) -> ProcessPoolExecutor:
         if self.pool is None:
             self.pool = ProcessPoolExecutor(self.threads)
         return self.pool
-
-
-def _result(name: str, future: Future[Result]) -> Result:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        raise _killed(name) from None
 
 
 def _killed(name: str) -> DataError:

@@ -516,6 +516,31 @@ def test_chunks_and_packs_are_the_same_on_any_number_of_processes(
     )
 
 
+def test_a_killed_worker_is_an_error_that_names_the_row(screens, results, tmp_path):
+    plugin = tmp_path / "my_format.py"
+    plugin.write_text(
+        "import os, signal\n"
+        "from shardline.rows import RawRow, Row\n"
+        "class Deadly:\n"
+        "    DEFAULTS = {}\n"
+        "    FRAMES = ()\n"
+        "    @staticmethod\n"
+        "    def scan(raw, options):\n"
+        "        for index in range(10_000):\n"
+        "            yield RawRow('metadata/train.json', index, None)\n"
+        "    @staticmethod\n"
+        "    def parser(raw, options):\n"
+        "        def rows(row):\n"
+        "            if row.index == 5_000:\n"
+        "                os.kill(os.getpid(), signal.SIGKILL)\n"
+        "            yield Row(file=row.file, index=row.index)\n"
+        "        return rows\n"
+        "shardline_formats = {'deadly': Deadly}\n"
+    )
+    with pytest.raises(DataError, match=r"worker process was killed.* metadata/train\.json#\d+"):
+        lock_and_convert(results, "d", screens, "deadly", None, threads=2, plugins=[str(plugin)])
+
+
 def test_values_that_cannot_be_written_are_rejects(screens, results, tmp_path):
     plugin = tmp_path / "my_format.py"
     plugin.write_text(
