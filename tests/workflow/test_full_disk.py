@@ -57,7 +57,8 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_space(tmp_path):
         snakemake=snakemake, small="300k", first="tokens", between="", last="tokens"
     )
     full, again = run_script(tmp_path, script).split("exit=1")
-    assert "error: no space left on the disk of" in full
+    # The first to need more space may be Snakemake itself, which has words of its own.
+    assert re.search("error: no space left on the disk of|No space left on device", full)
     assert "Traceback" not in full and "Traceback" not in again
     assert re.search(r"exit=0\s*$", again)
 
