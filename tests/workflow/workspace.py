@@ -180,5 +180,5 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {
         str(file.relative_to(folder)): file.read_bytes()
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and not file.name.endswith(".tmp")
+        if file.is_file() and file.suffix not in (".tmp", ".lease")
     }
