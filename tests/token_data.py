@@ -188,9 +188,9 @@ def command_line(arguments: dict[str, Any]) -> list[str]:
 
 
 def files_under(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by relative path."""
+    """Every file below a folder that is not hidden, by relative path."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not path.name.startswith(".")
     }

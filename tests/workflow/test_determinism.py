@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from workflow.workspace import Workspace, assert_same_artefacts
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_one_core_and_two_give_the_same_bytes(finished, tmp_path):
     """From the drawn screens to the scores; `finished` was built on two cores."""
     alone = Workspace.create(tmp_path / "project")
