@@ -32,7 +32,7 @@ ROWS = 1_000_000
 IMAGES = 3_000
 FLOOR_ROWS = 50_000
 WORDS = 20_000
-SAMPLE_S = 0.25  # seconds between two looks at the memory
+SAMPLE_S = 1.0  # seconds between two looks at the memory
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts/convert_dataset.py"
 OPTIONS = {
     "format": "llava",

@@ -43,6 +43,8 @@ PART_KINDS = {
     "video_url": "video",
 }
 NEXT = {"system": "user", "user": "assistant", "assistant": "user"}  # the role after a role
+IMAGE = "<image>"
+IMAGE_LINE = IMAGE + "\n"
 AUDIO_KEYS = ("audio", "audios")
 META_KEYS = ("id", "source", "data_source", "category")
 COLUMNS = (*META_KEYS, *MEDIA_KEYS["image"], *MEDIA_KEYS["video"], *AUDIO_KEYS, "text", "caption")
@@ -205,6 +207,9 @@ def _drop_unanswered(messages: list[dict[str, Any]], notes: dict[str, int]) -> N
 
 def _read_content(content: Any, number: int) -> tuple[list[Part], list[Reference]]:
     """The parts of a turn, and those of them that stand for media."""
+    if isinstance(content, str) and content.rfind("<") == 0 and content.startswith(IMAGE_LINE):
+        part = {"type": "image"}  # the first turn of most rows
+        return [part, {"type": "text", "text": content[len(IMAGE) :]}], [Reference(part, None)]
     parts: list[Part] = []
     references: list[Reference] = []
     for item in content if isinstance(content, list) else [content]:

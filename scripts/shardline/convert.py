@@ -27,6 +27,7 @@ from shardline.errors import ConfigError
 from shardline.files import (
     atomic_file,
     canonical_json,
+    compressed,
     file_entry,
     read_json,
     sha256_file,
@@ -80,7 +81,7 @@ class Parsed(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """What became of a chunk: its samples and its rejects as lines."""
+    """What became of a chunk: its samples as compressed lines, its rejects as lines."""
 
     number: int
     samples: bytes
@@ -280,7 +281,8 @@ def _check(job: Job, audited: tuple[Parsed, Audits]) -> Checked:
     checker = Checker(job.dataset, job.frame, audits)
     rows = _parsed.popleft()
     lines = [line for row, messages in rows if (line := checker.check(row, messages))]
-    return Checked(parsed.number, b"".join(lines), "".join(checker.rejects), checker.counts)
+    samples = compressed(b"".join(lines))
+    return Checked(parsed.number, samples, "".join(checker.rejects), checker.counts)
 
 
 def _samples(parts: Iterable[Checked], shard: Counts, rejects: IO[str]) -> Iterator[bytes]:

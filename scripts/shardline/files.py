@@ -17,7 +17,7 @@ import zstandard
 
 from shardline.errors import DataError
 
-ZSTD_LEVEL = 3  # text is 5 % larger than at level 6, in a third of its time
+ZSTD_LEVEL = 1  # rows are 12 % larger than at level 3, in 60 % of its time
 _CANONICAL = json.JSONEncoder(
     sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
 )
@@ -126,17 +126,14 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 
 
 def write_parts(path: Path, parts: Iterable[bytes]) -> None:
-    """Write bytes, atomically; ``.zst`` names are compressed."""
+    """Write bytes as they are, atomically; what `compressed` makes may follow each other."""
     with atomic_file(Path(path)) as file:
-        if str(path).endswith(".zst"):
-            with zstandard.ZstdCompressor(level=ZSTD_LEVEL).stream_writer(
-                file, closefd=False
-            ) as stream:
-                for part in parts:
-                    stream.write(part)
-        else:
-            for part in parts:
-                file.write(part)
+        file.writelines(parts)
+
+
+def compressed(data: bytes) -> bytes:
+    """``data`` as one zstd frame; the same bytes give the same frame."""
+    return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(data)
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
@@ -145,7 +142,7 @@ def read_jsonl(path: Path) -> Iterator[Any]:
         with open(path, "rb") as file:
             stream = file
             if str(path).endswith(".zst"):
-                stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file))
+                stream = io.BufferedReader(_decompressed(file))
             for number, line in enumerate(stream, start=1):
                 try:
                     yield json.loads(line)
@@ -153,6 +150,10 @@ def read_jsonl(path: Path) -> Iterator[Any]:
                     raise DataError(f"{path}, line {number}: not valid JSON: {error}") from None
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
+
+
+def _decompressed(file: IO[bytes]) -> Any:
+    return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
 
 
 def file_entry(path: Path, name: str | None = None) -> dict[str, Any]:
