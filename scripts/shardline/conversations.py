@@ -42,10 +42,11 @@ PART_KINDS = {
     "video": "video",
     "video_url": "video",
 }
-NEXT = {"system": "user", "user": "assistant", "assistant": "user"}  # the role after a role
+NEXT = {"user": "assistant", "assistant": "user"}  # the role after a role
 IMAGE = "<image>"
 IMAGE_LINE = IMAGE + "\n"
 AUDIO_KEYS = ("audio", "audios")
+OTHER_MEDIA = frozenset(("images", "video", "videos", *AUDIO_KEYS))
 META_KEYS = ("id", "source", "data_source", "category")
 COLUMNS = (*META_KEYS, *MEDIA_KEYS["image"], *MEDIA_KEYS["video"], *AUDIO_KEYS, "text", "caption")
 TAG = re.compile(r"<img>([^<>\n]+)</img>|<video>([^<>\s]+)</video>|<(image|video)>")
@@ -75,13 +76,55 @@ def fill_row(row: Row, record: dict[str, Any], turns: Iterable[Turn], finder: Me
     Raises:
         Rejection: a rule of this module or of `MediaFinder` does not hold.
     """
+    turns = list(turns)
+    if (messages := _usual_messages(record, turns)) is not None:
+        image = record.get("image")
+        row.media = [medium_of(row, "image", image, finder)] if image else []
+        row.messages, notes = messages, {}
+    else:
+        notes = _fill_by_the_rules(row, record, turns, finder)
+    row.meta = {**text_fields(record, META_KEYS), **notes}
+    if isinstance(record.get("id"), int) and not isinstance(record["id"], bool):
+        row.meta["id"] = str(record["id"])
+
+
+def _usual_messages(record: dict[str, Any], turns: list[Turn]) -> list[dict[str, Any]] | None:
+    """What the rules make of the commonest rows, which are most of millions; None for others.
+
+    These are questions and answers in turn, with an image in front of the first question or none.
+    """
+    image = record.get("image")
+    if not OTHER_MEDIA.isdisjoint(record) or len(turns) % 2:
+        return None
+    if image is not None and not (type(image) is str and image[:1].isalnum()):
+        return None
+    messages: list[dict[str, Any]] = []
+    tag = IMAGE_LINE if image else ""
+    role = "user"
+    for name, content in turns:
+        if type(name) is not str or ROLES.get(name) != role or type(content) is not str:
+            return None
+        if not content.startswith(tag) or (text := content[len(tag) :]).isspace() or not text:
+            return None
+        if "<" in text:
+            return None
+        parts = [{"type": "text", "text": content[len(IMAGE) :] if tag else content}]
+        messages.append({"role": role, "content": [{"type": "image"}, *parts] if tag else parts})
+        tag, role = "", NEXT[role]
+    return messages or None
+
+
+def _fill_by_the_rules(
+    row: Row, record: dict[str, Any], turns: list[Turn], finder: MediaFinder
+) -> dict[str, int]:
+    """Set messages and media of ``row``; returns what was left out or joined."""
     if any(map(record.get, AUDIO_KEYS)):
         raise Rejection("unsupported_media", "the row has audio")
     messages, references, notes = _read_turns(turns)
-    pools: dict[str, list[Medium]] = {}
-    for kind, keys in MEDIA_KEYS.items():
-        found = claims(record, keys)
-        pools[kind] = [medium_of(row, kind, claim, finder) for claim in found] if found else []
+    pools = {
+        kind: [medium_of(row, kind, claim, finder) for claim in claims(record, keys)]
+        for kind, keys in MEDIA_KEYS.items()
+    }
     if references or pools["image"] or pools["video"]:
         references = _place(messages, references, pools)
     for number, message in enumerate(messages):
@@ -92,9 +135,7 @@ def fill_row(row: Row, record: dict[str, Any], turns: Iterable[Turn], finder: Me
         for part, claim in references
     ]
     row.messages = messages
-    row.meta = {**text_fields(record, META_KEYS), **notes}
-    if isinstance(record.get("id"), int) and not isinstance(record["id"], bool):
-        row.meta["id"] = str(record["id"])
+    return notes
 
 
 def turns_of(conversation: Any) -> list[Turn]:
@@ -150,10 +191,6 @@ def _read_turns(
     for number, (name, content) in enumerate(turns):
         if not isinstance(name, str) or (role := ROLES.get(name)) is None:
             raise Rejection("unknown_role", f"turn {number} is by {brief(name)}")
-        if role == NEXT[last] and _is_plain(content):  # most turns, and there are many
-            messages.append({"role": role, "content": [{"type": "text", "text": content}]})
-            last = role
-            continue
         parts, found = _read_content(content, number)
         if found and role != "user":
             raise Rejection("misplaced_placeholder", f"turn {number}, by {name}, has a medium")
@@ -207,9 +244,6 @@ def _drop_unanswered(messages: list[dict[str, Any]], notes: dict[str, int]) -> N
 
 def _read_content(content: Any, number: int) -> tuple[list[Part], list[Reference]]:
     """The parts of a turn, and those of them that stand for media."""
-    if isinstance(content, str) and content.rfind("<") == 0 and content.startswith(IMAGE_LINE):
-        part = {"type": "image"}  # the first turn of most rows
-        return [part, {"type": "text", "text": content[len(IMAGE) :]}], [Reference(part, None)]
     parts: list[Part] = []
     references: list[Reference] = []
     for item in content if isinstance(content, list) else [content]:
@@ -263,11 +297,6 @@ def _place(
             detail = f"{count} <{kind}> in the text for {len(pool)} {kind}s"
             raise Rejection("placeholder_mismatch", detail)
     return references
-
-
-def _is_plain(content: Any) -> bool:
-    """Whether a turn is a text without media that is not blank."""
-    return isinstance(content, str) and "<" not in content and content.strip() != ""
 
 
 def _is_blank(parts: list[Part]) -> bool:

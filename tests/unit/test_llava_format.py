@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections import Counter
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,12 +22,12 @@ from raw_datasets import (
     samples_of,
     save,
 )
-from shardline import row_files
+from shardline import conversations, row_files
 from shardline.errors import ConfigError, DataError
 from shardline.files import canonical_json
 from shardline.formats import llava
 from shardline.media_paths import MediaFinder
-from shardline.rows import Rejection
+from shardline.rows import Rejection, Row
 
 MIB = 1 << 20
 
@@ -281,6 +282,27 @@ def test_captions(raw, caption, result):
         assert row.rejection.reason == result
     else:
         assert (row.messages[0]["content"], row.messages[1]["content"][0]["text"]) == result
+
+
+SPEAKERS = st.sampled_from(["human", "gpt", "user", "assistant", "system", "tool"])
+TEXTS = st.sampled_from(
+    ["<image>\nWhat?", "<image>\n", "<image>", "<image>\n ", "Why?", " a < b", " ", "", "<image>x"]
+)
+
+
+@PATIENT
+@given(
+    turns=st.lists(st.tuples(SPEAKERS, TEXTS), max_size=4),
+    image=st.sampled_from([None, "a/1.png", "/a/1.png", "", ["a/1.png"]]),
+)
+def test_the_short_way_of_the_commonest_rows_follows_the_rules(turns, image):
+    record = {"image": image}
+    if (messages := conversations._usual_messages(record, turns)) is None:
+        return
+    row = Row(file="rows.jsonl", index=0)
+    notes = conversations._fill_by_the_rules(row, record, turns, MediaFinder(Path("/nowhere")))
+    assert (row.messages, notes) == (messages, {})
+    assert [medium.path for medium in row.media] == ([image] if image else [])
 
 
 def test_a_caption_of_its_own(raw):
