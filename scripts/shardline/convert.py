@@ -15,6 +15,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import IO, Any, NamedTuple
 from shardline import locks, registry
 from shardline.boxes import FRAMES, parse_frame
 from shardline.conversion_counts import Counts
-from shardline.errors import ConfigError
+from shardline.errors import ConfigError, DataError
 from shardline.files import (
     atomic_file,
     canonical_json,
@@ -221,16 +222,34 @@ def _weight(value: Any, depth: int = MAX_DEPTH) -> int:
 def _as_locked(
     chunks: Iterable[Chunk], raw: Path, locked: dict[str, locks.LockedFile]
 ) -> Iterator[Chunk]:
-    """The chunks, once the annotation files that they come from are seen to be as locked."""
+    """The chunks; the annotation files that they come from are hashed meanwhile.
+
+    Raises:
+        DataError: a file is not as it was locked; at its last chunk, or where reading it fails.
+    """
     last_file = ""
-    for chunk in chunks:
-        for file in dict.fromkeys(row.file for row in chunk.rows):
-            if file != last_file:
-                locks.check(raw, file, sha256_file(raw / file), locked)
-                last_file = file
-        # Plain tuples: named ones take three times as long to reach a worker.
-        plain = isinstance(chunk.rows[0], RawRow)
-        yield chunk._replace(rows=[tuple(row) for row in chunk.rows]) if plain else chunk
+    hashed: list[tuple[str, Future[str]]] = []
+
+    def check() -> None:
+        while hashed:
+            file, digest = hashed.pop()
+            locks.check(raw, file, digest.result(), locked)
+
+    with ThreadPoolExecutor(1) as hashing:
+        try:
+            for chunk in chunks:
+                for file in dict.fromkeys(row.file for row in chunk.rows):
+                    if file != last_file:
+                        check()
+                        hashed.append((file, hashing.submit(sha256_file, raw / file)))
+                        last_file = file
+                # Plain tuples: named ones take three times as long to reach a worker.
+                plain = isinstance(chunk.rows[0], RawRow)
+                yield chunk._replace(rows=[tuple(row) for row in chunk.rows]) if plain else chunk
+        except DataError:
+            check()
+            raise
+        check()
 
 
 @cache

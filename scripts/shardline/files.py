@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -133,7 +134,12 @@ def write_parts(path: Path, parts: Iterable[bytes]) -> None:
 
 def compressed(data: bytes) -> bytes:
     """``data`` as one zstd frame; the same bytes give the same frame."""
-    return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(data)
+    return _compressor().compress(data)
+
+
+@cache
+def _compressor() -> zstandard.ZstdCompressor:
+    return zstandard.ZstdCompressor(level=ZSTD_LEVEL)
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
