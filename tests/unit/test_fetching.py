@@ -353,7 +353,7 @@ def test_hub_snapshot(results, hub):
     }
     assert (results / "raw/d/images/a.png").read_bytes() == b"picture"
     assert "Bearer hf_secret" in Hub.seen and "hf_secret" not in done.stdout + done.stderr
-    assert not list((results / "raw").glob(".*.unfinished"))
+    assert [path.name for path in (results / "raw").glob(".*")] == [".d.lease"]
 
 
 def test_hub_archives_are_unpacked(results, hub):
@@ -376,7 +376,7 @@ def test_hub_download_that_was_killed_while_unpacking(results, hub):
     done = fetch_in_a_process(results, hub, "good@v1", source_options=options)
     assert done.returncode == 0, done.stderr
     assert locks.verify(results / "raw/d.lock.json", results / "raw/d") == []
-    assert not list((results / "raw").glob(".*.unfinished"))
+    assert [path.name for path in (results / "raw").glob(".*")] == [".d.lease"]
 
 
 def test_hub_model_without_its_pickle(results, hub):
