@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from results_tree import ResultsTree
 from shardline import lean
 from small_project import SmallProject
 
@@ -46,3 +48,26 @@ def small_project(
     project = finished_project.copy_to(tmp_path)
     monkeypatch.chdir(tmp_path)
     return project
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite store with MLflow's tables, made once, since making them takes seconds."""
+    from shardline.tracking.store import connect
+
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    connect(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> ResultsTree:
+    """A finished recipe without its report."""
+    return ResultsTree(tmp_path / "results", screens=4, steps=40).write()
+
+
+@pytest.fixture
+def uri(tree: ResultsTree, empty_database: Path) -> str:
+    """A new local store beside the results."""
+    shutil.copy(empty_database, tree.results / "mlflow.db")
+    return f"sqlite:///{tree.results / 'mlflow.db'}"

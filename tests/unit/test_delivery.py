@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import deliver_runs
-import results_tree
-import write_report
+from delivered import Seen, deliver, write_the_report
 from results_tree import BENCHMARK, TRAIN, ResultsTree, journal_rows
 from shardline.files import canonical_json, read_json, sha256_file
 from shardline.tracking import delivery as delivery_module
@@ -29,86 +20,6 @@ from shardline.tracking.follow import deliver_once, follow
 from shardline.tracking.state import pending, state_file
 
 PROGRAM = deliver_runs.__file__
-METRICS = ("loss", "learning_rate", "grad_norm")
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite store with MLflow's tables, made once, since making them takes seconds."""
-    from shardline.tracking.store import connect
-
-    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    connect(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> ResultsTree:
-    """A finished recipe without its report."""
-    return ResultsTree(tmp_path / "results", screens=4, steps=40).write()
-
-
-@pytest.fixture
-def uri(tree: ResultsTree, empty_database: Path) -> str:
-    """A new local store beside the results."""
-    shutil.copy(empty_database, tree.results / "mlflow.db")
-    return f"sqlite:///{tree.results / 'mlflow.db'}"
-
-
-def write_the_report(tree: ResultsTree) -> None:
-    folder = tree.results / "reports" / "demo"
-    write_report.main(
-        [
-            f"--options={json.dumps(results_tree.options())}",
-            f"--results={tree.results}",
-            f"--output={folder / 'index.html'}",
-            f"--summary={folder / 'summary.json'}",
-            f"--card={folder / 'MODEL_CARD.md'}",
-        ]
-    )
-
-
-def deliver(tree: ResultsTree, uri: str) -> None:
-    said: list[str] = []
-    assert deliver_once(tree.results, uri, "shardline", said.append), said
-
-
-class Seen:
-    """What a store holds, read by its own client."""
-
-    def __init__(self, uri: str) -> None:
-        from mlflow import MlflowClient
-
-        self.client = MlflowClient(uri, registry_uri=uri)
-        self.experiment = self.client.get_experiment_by_name("shardline")
-        runs = self.client.search_runs([self.experiment.experiment_id], max_results=500)
-        self.parents = [run for run in runs if run.data.tags["shardline.kind"] == "recipe"]
-        self.stages = {
-            run.data.tags["shardline.key"]: run
-            for run in runs
-            if run.data.tags["shardline.kind"] == "stage"
-        }
-        self.count = len(runs)
-
-    def steps(self, run: Any, metric: str) -> list[int]:
-        return [m.step for m in self.client.get_metric_history(run.info.run_id, metric)]
-
-    def artefacts(self, run: Any, folder: str | None = None) -> set[str]:
-        found = self.client.list_artifacts(run.info.run_id, folder)
-        files = {item.path for item in found if not item.is_dir}
-        return files.union(*(self.artefacts(run, item.path) for item in found if item.is_dir))
-
-    def check_exactly_once(self, steps: int, keys: set[str]) -> None:
-        assert len(self.parents) == 1
-        assert set(self.stages) == keys
-        assert self.count == 1 + len(keys)
-        for run in self.stages.values():
-            for metric in METRICS:
-                assert sorted(self.steps(run, metric)) == list(range(1, steps + 1))
-        for run in [*self.parents, *self.stages.values()]:
-            for name in run.data.metrics:
-                if name.startswith("score/"):
-                    assert len(self.steps(run, name)) == 1
 
 
 def test_a_recipe_becomes_one_parent_with_a_run_a_stage(tree: ResultsTree, uri: str) -> None:
@@ -338,124 +249,3 @@ def test_following_delivers_while_the_controller_lives(tree: ResultsTree, uri: s
         done = follow(tree.results, uri, "shardline", controller=controller.pid, poll=0.2)
     assert done
     Seen(uri).check_exactly_once(40, {"sft0000", "adapt0000"})
-
-
-@pytest.mark.slow
-def test_a_deliverer_killed_at_any_moment_repeats_nothing(tree: ResultsTree, uri: str) -> None:
-    tree.steps = 3000
-    tree.write_training("sft", key="sft0000")
-    tree.write_training("adapt", key="adapt0000", kind="lora")
-    write_the_report(tree)
-    command = [sys.executable, PROGRAM, f"--results={tree.results}", f"--uri={uri}"]
-    draw = random.Random(5)
-    ends = Counter()
-    for _ in range(8):
-        process = subprocess.Popen(command)
-        time.sleep(2 + draw.uniform(0.0, 3.0))
-        process.send_signal(signal.SIGKILL)
-        ends[process.wait()] += 1
-    deliver(tree, uri)
-    Seen(uri).check_exactly_once(3000, {"sft0000", "adapt0000"})
-    assert ends[-signal.SIGKILL] > 0
-
-
-class Server:
-    """A real ``mlflow server`` on a free port, which can be killed and started again."""
-
-    def __init__(self, folder: Path, database: Path) -> None:
-        self.folder = folder
-        shutil.copy(database, folder / "server.db")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
-        command += ["--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"]
-        command += ["--artifacts-destination", str(self.folder / "artefacts")]
-        self.process = subprocess.Popen(
-            command,
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env={
-                **os.environ,
-                "MLFLOW_DISABLE_TELEMETRY": "true",
-                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            },
-        )
-
-    def wait(self, seconds: float = 180) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
-                    if answer.status == 200:
-                        return
-            except OSError:
-                time.sleep(0.5)
-        pytest.fail(f"mlflow server was not healthy after {seconds} s")
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-@pytest.fixture
-def server(tmp_path: Path, empty_database: Path) -> Iterator[Server]:
-    """A healthy server with an empty store."""
-    folder = tmp_path / "server"
-    folder.mkdir()
-    server = Server(folder, empty_database)
-    server.start()
-    try:
-        server.wait()
-        yield server
-    finally:
-        server.kill()
-
-
-@pytest.mark.slow
-def test_a_server_killed_in_the_middle_gets_everything_once(
-    tree: ResultsTree, server: Server
-) -> None:
-    tree.steps = 4000
-    tree.write_training("sft", key="sft0000")
-    tree.write_training("adapt", key="adapt0000", kind="lora")
-    write_the_report(tree)
-    command = [sys.executable, PROGRAM, f"--results={tree.results}", f"--uri={server.uri}"]
-    command.append("--follow")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as deliverer:
-        try:
-            state = state_file(tree.results, server.uri)
-            end = time.monotonic() + 120
-            while time.monotonic() < end and not _some_steps(state):
-                time.sleep(0.05)
-            server.kill()
-            time.sleep(3)
-            server.start()
-            said, _ = deliverer.communicate(timeout=240)
-        finally:
-            deliverer.kill()
-    assert deliverer.returncode == 0
-    assert [line.split(":")[1] for line in said.splitlines()] == [
-        " delivery pending",
-        " the store takes runs again; all is delivered",
-    ]
-    seen = Seen(server.uri)
-    seen.check_exactly_once(4000, {"sft0000", "adapt0000"})
-    assert "report/index.html" in seen.artefacts(seen.parents[0])
-    version = seen.client.get_model_version_by_alias("shardline-demo", "candidate")
-    run_id = seen.stages["adapt0000"].info.run_id
-    assert version.source == f"runs:/{run_id}/merged"
-    assert "merged/model.safetensors" in seen.artefacts(seen.stages["adapt0000"])
-    assert not pending(tree.results, server.uri, "shardline")
-
-
-def _some_steps(state: Path) -> bool:
-    runs = read_json(state)["runs"] if state.is_file() else {}
-    return any(record["steps"] for record in runs.values())
