@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from converted_rows import write_rows
 from shardline.files import canonical_json, sha256_bytes, sha256_file, write_json, write_jsonl
 
 TRAIN, BENCHMARK, BASE = "screens_train", "screens_test", "tiny-0a1b2c3d"
@@ -116,7 +117,7 @@ class ResultsTree:
                 }
             )
         shard = self.results / "converted" / name / "samples-00000.jsonl.zst"
-        write_jsonl(shard, samples)
+        write_rows(shard, samples)
         boxes = sum(len(sample["boxes"]) for sample in samples)
         counts = {"in": self.screens + missing, "kept": self.screens, "rejected": missing}
         self.json(

@@ -14,8 +14,9 @@ from PIL import Image, ImageDraw
 import plan_stage
 import tokenize_shard
 import write_token_manifest
+from converted_rows import write_rows
 from shardline.families import qwen2_vl
-from shardline.files import canonical_json, file_entry, sha256_bytes, write_json, write_jsonl
+from shardline.files import canonical_json, file_entry, sha256_bytes, write_json
 from shardline.samples import Box, Medium, Sample
 from shardline.shards import write_shard
 
@@ -102,7 +103,7 @@ def write_converted(results: Path, samples: Sequence[tuple[Sample, bytes]]) -> P
     """Canonical samples and manifest of a dataset."""
     dataset = samples[0][0].dataset
     folder = results / "converted" / dataset
-    write_jsonl(folder / "samples-00000.jsonl.zst", [sample.to_json() for sample, _ in samples])
+    write_rows(folder / "samples-00000.jsonl.zst", [sample.to_json() for sample, _ in samples])
     write_json(
         folder / "manifest.json",
         {"dataset": dataset, "shards": [{"name": "samples-00000.jsonl.zst"}]},

@@ -109,7 +109,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Write one canonical JSON object a line, atomically; ``.zst`` names are compressed."""
+    """Write one canonical JSON object a line, atomically."""
     write_parts(path, ((canonical_json(row) + "\n").encode() for row in rows))
 
 
@@ -143,6 +143,8 @@ def read_jsonl(path: Path) -> Iterator[Any]:
                     raise DataError(f"{path}, line {number}: not valid JSON: {error}") from None
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
+    except zstandard.ZstdError as error:
+        raise DataError(f"{path}: broken: {error}") from None
 
 
 def _decompressed(file: IO[bytes]) -> Any:

@@ -13,6 +13,7 @@ import yaml
 
 import results_tree
 import write_report
+from converted_rows import write_rows
 from results_tree import BENCHMARK, FILTERED, TOKENS, TRAIN, ResultsTree
 from shardline.errors import DataError
 from shardline.files import read_json, read_jsonl, write_jsonl
@@ -173,7 +174,7 @@ def test_text_of_data_and_models_is_escaped(results: Path) -> None:
         rows = list(read_jsonl(shard))
         for row in rows:
             row["boxes"][0]["label"] = evil
-        write_jsonl(shard, rows)
+        write_rows(shard, rows)
     options = results_tree.options() | {"title": evil, "description": evil}
     _, page, card = report(results, options)
     for text in (page, card.split("```python")[0]):

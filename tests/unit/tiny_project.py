@@ -15,13 +15,13 @@ from PIL import Image
 import plan_stage
 import tokenize_shard
 import write_token_manifest
+from converted_rows import write_rows
 from shardline.files import (
     canonical_json,
     file_entry,
     sha256_bytes,
     sha256_file,
     write_json,
-    write_jsonl,
 )
 from shardline.samples import Box, Medium, Sample
 from shardline.shards import write_shard
@@ -204,7 +204,7 @@ def benchmark(root: Path, count: int = 7) -> tuple[Path, Path]:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
     shard = converted / "samples-00000.jsonl.zst"
-    write_jsonl(shard, [sample.to_json() for sample, _ in made])
+    write_rows(shard, [sample.to_json() for sample, _ in made])
     manifest = converted / "manifest.json"
     boxes = sum(len(sample.boxes) for sample, _ in made)
     write_json(
