@@ -4,13 +4,14 @@ A filter is one module in ``shardline/filters`` with::
 
     DEFAULTS: dict             # its options and their defaults
     CONTEXT: tuple[str, ...]   # what it compares with: "earlier" datasets, "benchmarks", or nothing
-    def judge(samples: list[Sample], context: Context) -> Verdict
+    def judge(samples: Samples, context: Context) -> Verdict
     def check(options: dict)   # optional: ConfigError for values that make no sense, before any run
     def scorer(options: dict) -> tuple[str, dict]
                                # optional: the module of ``shardline/scorers`` whose scores it
                                # judges by, and that one's options
 
-``samples`` are those that the filters before it kept, in order.
+``samples`` are those that the filters before it kept, in order. Those of a large dataset are read
+from disk whenever they are gone through, so no list is made of them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from shardline.errors import ConfigError
-from shardline.samples import Sample
+from shardline.samples import Sample, Samples
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Context:
     earlier: list[str]
     benchmarks: list[str]
     raw: Path
-    load: Callable[[str], list[Sample]]
+    load: Callable[[str], Samples]
     phashes: Callable[[Iterable[Sample]], dict[str, int | None]]
     scores: Mapping[str, Mapping[str, float]]
     recorded: Mapping[str, Any] = field(default_factory=dict)

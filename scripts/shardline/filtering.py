@@ -6,7 +6,8 @@ A dataset's samples are divided as its image shards will be: by source shard, se
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,7 @@ from shardline.decisions import Context, Decision, check_filter
 from shardline.errors import ConfigError, DataError, UserError
 from shardline.files import (
     canonical_json,
-    file_entry,
     read_json,
-    read_jsonl,
     sha256_bytes,
     sha256_file,
     short_hash,
@@ -26,9 +25,10 @@ from shardline.files import (
 )
 from shardline.parallel import Workers
 from shardline.perceptual import Hasher
-from shardline.samples import Sample
+from shardline.samples import Sample, Samples
 from shardline.scoring import read_scores
 from shardline.series import series_of
+from shardline.stored_samples import converted_samples
 from shardline.versions import package_versions
 from shardline.views import group_counts
 
@@ -70,8 +70,8 @@ def decide(
         GateError: a filter that is a gate found too much.
     """
     decisions.unlink(missing_ok=True)
-    shards = dict(_read_shards(converted / dataset))
-    samples = [sample for _, group in shards.values() for sample in group]
+    stored = converted_samples(converted / dataset)
+    samples = stored.at_hand()
     records = decisions.with_name(RECORDS)
     with Workers(threads) as workers:
         rejected, filters = _judge(
@@ -85,8 +85,8 @@ def decide(
             records=records,
         )
     entries = []
-    for name, (source_sha256, group) in shards.items():
-        block = name.removeprefix("samples-").removesuffix(".jsonl.zst")
+    for source, group in stored.by_shard():
+        block = source["name"].removeprefix("samples-").removesuffix(".jsonl.zst")
         for series, members in _by_shard(group, rejected, options["shard_bytes"]).items():
             shard = f"{block}-{series}"
             path = decisions.with_name(f"decisions-{shard}.jsonl")
@@ -95,8 +95,8 @@ def decide(
             entries.append(
                 {
                     "shard": shard,
-                    "source": name,
-                    "source_sha256": source_sha256,
+                    "source": source["name"],
+                    "source_sha256": source["sha256"],
                     "in": len(members),
                     "kept": len(kept),
                     "elements_kept": sum(len(sample.boxes) for sample in kept),
@@ -137,7 +137,7 @@ def _judge(
     *,
     dataset: str,
     options: dict[str, Any],
-    samples: list[Sample],
+    samples: Samples,
     converted: Path,
     raw: Path,
     scores: Path,
@@ -145,30 +145,22 @@ def _judge(
     records: Path,
 ) -> tuple[dict[str, tuple[str, Decision]], list[dict[str, Any]]]:
     """Run the chain; return (filter, decision) of the rejected by id, and each filter's summary."""
-    hasher = Hasher(workers)
-    loaded: dict[str, list[Sample]] = {}
+    hasher = Hasher(workers, scores.parent)
 
-    def load(name: str) -> list[Sample]:
-        if name not in loaded:
-            shards = _read_shards(converted / name)
-            loaded[name] = [sample for _, (_, group) in shards for sample in group]
-        return loaded[name]
+    @cache
+    def load(name: str) -> Samples:
+        return converted_samples(converted / name).at_hand()
 
-    def images(of: Iterable[Sample]) -> list[tuple[str, Path]]:
-        files = {
-            medium.sha256: raw / sample.dataset / medium.path
+    def phashes(of: Iterable[Sample]) -> dict[str, int | None]:
+        return hasher.hashes_of(
+            (sample.dataset, medium.sha256, raw / sample.dataset / medium.path)
             for sample in of
             for medium in sample.media
             if medium.kind == "image"
-        }
-        return list(files.items())
-
-    def phashes(of: Iterable[Sample]) -> dict[str, int | None]:
-        files = images(of)
-        hasher.add(files)
-        return {sha256: hasher.hashes[sha256] for sha256, _ in files}
+        )
 
     rejected: dict[str, tuple[str, Decision]] = {}
+    left = _Left(samples, rejected)
     summaries = []
     known = read_json(records) if records.is_file() else {}
     recorded = {}
@@ -189,7 +181,6 @@ def _judge(
             else {},
             recorded=known.get(key, {}),
         )
-        left = [sample for sample in samples if sample.id not in rejected]
         try:
             check_filter(module, context.options)
             verdict = module.judge(left, context)
@@ -214,6 +205,20 @@ def _judge(
     return rejected, summaries
 
 
+class _Left:
+    """The samples that are not rejected, whenever they are gone through."""
+
+    def __init__(self, samples: Samples, rejected: Mapping[str, Any]) -> None:
+        self.samples = samples
+        self.rejected = rejected
+
+    def __len__(self) -> int:
+        return len(self.samples) - len(self.rejected)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (sample for sample in self.samples if sample.id not in self.rejected)
+
+
 def _options(entry: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     given = entry.get("options", {})
     if unknown := sorted(set(given) - set(defaults)):
@@ -222,16 +227,6 @@ def _options(entry: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
             f"there are: {', '.join(sorted(defaults)) or 'none'}"
         )
     return {**defaults, **given}
-
-
-def _read_shards(folder: Path) -> Iterable[tuple[str, tuple[str, list[Sample]]]]:
-    """Yield each converted shard's name, hash and samples, checked against the manifest."""
-    for entry in read_json(folder / "manifest.json")["shards"]:
-        path = folder / entry["name"]
-        if not path.is_file() or file_entry(path)["sha256"] != entry["sha256"]:
-            raise DataError(f"{path} is not what its manifest says; convert {folder.name} again")
-        samples = [Sample.from_json(row) for row in read_jsonl(path)]
-        yield entry["name"], (entry["sha256"], samples)
 
 
 def _by_shard(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,12 +11,16 @@ import numpy as np
 from PIL import Image
 
 from shardline.errors import ConfigError
+from shardline.files import atomic_file, short_hash
 from shardline.images import decode_audited
 from shardline.parallel import Workers
+from shardline.versions import package_versions
 
 BITS = 64
 SIDE = 32  # pixels of the grey reduction that ImageHash's phash transforms
 FLAT = 8  # grey levels (of 256) below which a reduction holds noise and no picture
+TABLE = [("sha256", "S64"), ("hash", "u8"), ("is_flat", bool)]
+SAVED_AT_ONCE = 20_000  # images: a killed run loses the hashes of so many
 PAIRS_AT_ONCE = 4_000_000  # candidate pairs compared in one go: 100 MB
 
 
@@ -42,17 +46,62 @@ def hash_file(path: str) -> int | None:
 
 
 class Hasher:
-    """Hashes images, each content once."""
+    """Hashes images, each content once; what earlier runs hashed lies in files.
 
-    def __init__(self, workers: Workers) -> None:
+    Args:
+        workers: what hashes.
+        folder: has a sub-folder a dataset, with one hidden file of its hashes.
+    """
+
+    def __init__(self, workers: Workers, folder: Path) -> None:
         self.workers = workers
+        self.folder = folder
         self.hashes: dict[str, int | None] = {}
+        self.known: dict[str, np.ndarray] = {}
 
-    def add(self, files: Sequence[tuple[str, Path]]) -> None:
-        """Hash those (sha256, path) files whose content is new, on all workers."""
-        new = {sha256: str(path) for sha256, path in files if sha256 not in self.hashes}
-        hashes = self.workers.map(hash_file, list(new.values()))
-        self.hashes.update(zip(new, hashes, strict=True))
+    def hashes_of(self, files: Iterable[tuple[str, str, Path]]) -> dict[str, int | None]:
+        """The hash of each content by sha256; those that are new are hashed, on all workers.
+
+        Args:
+            files: (dataset, sha256, path), also many of one content.
+        """
+        wanted: dict[str, None] = {}
+        new: dict[str, tuple[str, str]] = {}
+        for dataset, sha256, path in files:
+            wanted[sha256] = None
+            if dataset not in self.known:
+                self._load(dataset)
+            if sha256 not in self.hashes:
+                new.setdefault(sha256, (dataset, str(path)))
+        items = list(new.items())
+        for start in range(0, len(items), SAVED_AT_ONCE):
+            some = items[start : start + SAVED_AT_ONCE]
+            made = self.workers.map(hash_file, [path for _, (_, path) in some])
+            self.hashes.update(zip((sha256 for sha256, _ in some), made, strict=True))
+            for dataset in sorted({dataset for _, (dataset, _) in some}):
+                self._save(dataset, [sha256 for sha256, (of, _) in some if of == dataset])
+        return {sha256: self.hashes[sha256] for sha256 in wanted}
+
+    def _load(self, dataset: str) -> None:
+        path = self._path(dataset)
+        table = np.load(path) if path.is_file() else np.empty(0, TABLE)
+        self.known[dataset] = table
+        for sha256, value, is_flat in table.tolist():
+            self.hashes[sha256.decode()] = None if is_flat else value
+
+    def _save(self, dataset: str, new: list[str]) -> None:
+        path = self._path(dataset)
+        rows = [(name, self.hashes[name] or 0, self.hashes[name] is None) for name in new]
+        self.known[dataset] = np.concatenate([self.known[dataset], np.array(rows, TABLE)])
+        for other in path.parent.glob(".phashes-*.npy"):
+            if other != path:
+                other.unlink()
+        with atomic_file(path) as file:
+            np.save(file, self.known[dataset])
+
+    def _path(self, dataset: str) -> Path:
+        made_by = package_versions("imagehash", "numpy", "pillow", "scipy")
+        return self.folder / dataset / f".phashes-{short_hash([SIDE, FLAT, made_by])}.npy"
 
 
 def distance(first: int, second: int) -> int:

@@ -17,8 +17,9 @@ this sample are measured and is declared by the converter, never guessed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 Frame = Literal["pixel", "unit", "per_mille"]
 PARTS = ("media", "boxes", "points")  # fields that are lists of objects
@@ -85,6 +86,14 @@ class Sample:
         fields["boxes"] = [Box(**box) for box in data["boxes"]]
         fields["points"] = [Point(**point) for point in data["points"]]
         return cls(**fields)
+
+
+class Samples(Protocol):
+    """Samples that may be gone through again and again, and need not all be in memory."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Sample]: ...
 
 
 def texts(sample: Sample, *roles: str) -> list[str]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -77,7 +77,7 @@ def scorer_options(name: str, module: ModuleType, given: Mapping[str, Any]) -> d
     return options
 
 
-def images_of(samples: Sequence[Sample]) -> dict[str, str]:
+def images_of(samples: Iterable[Sample]) -> dict[str, str]:
     """The path of every image content in samples, by sha256, in order of first appearance."""
     found: dict[str, str] = {}
     for sample in samples:
@@ -120,7 +120,7 @@ def score_shard(
     """
     module = registry.load("scorers", options["scorer"], options.get("plugins", []))
     chosen = scorer_options(options["scorer"], module, options["scorer_options"])
-    images = images_of([Sample.from_json(row) for row in read_jsonl(converted)])
+    images = images_of(Sample.from_json(row) for row in read_jsonl(converted))
     key = short_hash([chosen, code, sha256_file(model_manifest) if model_manifest else ""])
     known = find_known(output.parent, key, images)
     new = {sha256: path for sha256, path in images.items() if sha256 not in known}

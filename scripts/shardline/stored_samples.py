@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shardline.errors import DataError
 from shardline.files import file_entry, read_json, read_jsonl
-from shardline.samples import Sample
+from shardline.samples import Sample, Samples
 from shardline.shards import read_shard
 
 STAGES = ("convert", "filter")
+AT_HAND = 50_000  # samples that are kept in memory: up to 300 MB
 
 
 def read_manifest(manifest: Path) -> dict[str, Any]:
@@ -42,3 +44,41 @@ def read_samples(manifest: Path) -> Iterator[Sample]:
                 yield Sample.from_json(json.loads(json.loads(members["json"])["sample"]))
         else:
             yield from map(Sample.from_json, read_jsonl(path))
+
+
+@dataclass(frozen=True)
+class ConvertedSamples:
+    """A converted dataset's samples, read from its shards whenever they are gone through."""
+
+    folder: Path
+    shards: list[dict[str, Any]]
+
+    def __len__(self) -> int:
+        return sum(shard["samples"] for shard in self.shards)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for _, samples in self.by_shard():
+            yield from samples
+
+    def by_shard(self) -> Iterator[tuple[dict[str, Any], Iterator[Sample]]]:
+        """Yield what the manifest says of each shard, and its samples."""
+        for shard in self.shards:
+            yield shard, map(Sample.from_json, read_jsonl(self.folder / shard["name"]))
+
+    def at_hand(self) -> Samples:
+        """The samples themselves if they are few, else this."""
+        return list(self) if len(self) <= AT_HAND else self
+
+
+def converted_samples(folder: Path) -> ConvertedSamples:
+    """The samples of ``converted/<dataset>``.
+
+    Raises:
+        DataError: a shard is not what the manifest says.
+    """
+    shards = read_json(folder / "manifest.json")["shards"]
+    for shard in shards:
+        path = folder / shard["name"]
+        if not path.is_file() or file_entry(path)["sha256"] != shard["sha256"]:
+            raise DataError(f"{path} is not what its manifest says; convert {folder.name} again")
+    return ConvertedSamples(folder, shards)

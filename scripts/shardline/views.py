@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shardline.samples import Sample
+from shardline.samples import Sample, Samples
 
 EXAMPLES = 20  # vanished groups that are named
 
@@ -71,7 +71,7 @@ def best_view(views: list[View]) -> View:
     return min(views, key=rank)
 
 
-def group_counts(samples: Iterable[Sample], reasons: Mapping[str, str]) -> dict[str, Any]:
+def group_counts(samples: Samples, reasons: Mapping[str, str]) -> dict[str, Any]:
     """How many groups went into a chain of filters, and of which nothing was kept.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -17,8 +18,11 @@ from raw_datasets import (
     tree_bytes,
     write_showui,
 )
+from shardline import perceptual, stored_samples
 from shardline.errors import ConfigError, DataError, GateError
 from shardline.files import read_json, read_jsonl, sha256_bytes
+from shardline.images import decode_audited
+from shardline.perceptual import perceptual_hash
 from shardline.samples import Medium, Sample
 from shardline.series import series_of
 from shardline.shards import read_shard
@@ -215,6 +219,42 @@ def test_same_bytes_on_a_rerun_and_on_two_processes(folder, results, tmp_path):
         write_shards(place, "d")
         seen.append(tree_bytes(place / "filtered"))
     assert seen[0] == seen[1] == seen[2]
+
+
+def test_samples_on_disk_are_judged_as_those_in_memory(folder, results, tmp_path, monkeypatch):
+    filters = {"resolution": {"min_width": 60}, "dedup": {}, "overlap": {"limit": 9}}
+    seen = []
+    for place, at_hand in ((results, 50_000), (tmp_path / "disk", 0)):
+        monkeypatch.setattr(stored_samples, "AT_HAND", at_hand)
+        for name, screens in (("earlier", SCREENS[:3]), ("bench", SCREENS[:1]), ("d", SCREENS)):
+            dataset(place, name, folder, screens)
+        decide(place, "d", filters, earlier=["earlier"], benchmarks=["bench"])
+        seen.append(tree_bytes(place / "filtered"))
+    assert seen[0] == seen[1]
+
+
+def test_a_picture_is_hashed_once(folder, results, monkeypatch):
+    hashed = []
+
+    def hash_file(path):
+        hashed.append(Path(path).name)
+        return perceptual_hash(decode_audited(path))
+
+    monkeypatch.setattr(perceptual, "hash_file", hash_file)
+    dataset(results, "bench", folder, [("1.png", ["x"])])
+    dataset(results, "d", folder, SCREENS[2:])
+    chain = {"dedup": {}, "overlap": {}}
+    decide(results, "d", chain, benchmarks=["bench"])
+    contents = ["1.png", "black.png", "copy.png", "near.jpg", "white.png"]
+    assert sorted(hashed) == contents
+    first = tree_bytes(results / "filtered")
+    hashed.clear()
+    decide(results, "d", chain, benchmarks=["bench"])
+    assert not hashed and tree_bytes(results / "filtered") == first
+    save(picture(9), folder / "images/2.png")
+    dataset(results, "d", folder, [*SCREENS[2:], ("2.png", ["x"])])
+    decide(results, "d", {"dedup": {"max_distance": 0}})
+    assert hashed == ["2.png"]
 
 
 def test_a_changed_sample_changes_what_was_decided_about_its_shard_only(folder, results):

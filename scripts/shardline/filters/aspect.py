@@ -12,7 +12,7 @@ import math
 from shardline.decisions import Context, Decision, Verdict
 from shardline.errors import ConfigError
 from shardline.figures import spread
-from shardline.samples import Sample
+from shardline.samples import Samples
 
 DEFAULTS = {"max_ratio": 200.0}
 CONTEXT = ()
@@ -29,7 +29,7 @@ def check(options: dict[str, float]) -> None:
         raise ConfigError(f"max_ratio: {ratio!r}; allowed: 1 or more (long side / short), 0: any")
 
 
-def judge(samples: list[Sample], context: Context) -> Verdict:
+def judge(samples: Samples, context: Context) -> Verdict:
     """Reject ``extreme_aspect`` samples; one medium that is so is enough."""
     most = context.options["max_ratio"]
     rejected = {}

@@ -16,7 +16,7 @@ from typing import Any
 from shardline.decisions import Context, Decision, Verdict
 from shardline.errors import ConfigError
 from shardline.figures import spread
-from shardline.samples import Sample
+from shardline.samples import Samples
 from shardline.scoring import images_of
 from shardline.views import best_view, views_by_group
 
@@ -29,22 +29,22 @@ def scorer(options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return options["scorer"], options["scorer_options"]
 
 
-def judge(samples: list[Sample], context: Context) -> Verdict:
+def judge(samples: Samples, context: Context) -> Verdict:
     """Reject the samples of all other views as ``not_best_view``.
 
     Raises:
         ConfigError: the scorer gives no number of the name ``score``.
     """
-    grouped = [sample for sample in samples if sample.group]
     number = context.options["score"]
+    images = images_of(sample for sample in samples if sample.group)
     try:
-        scores = {sha256: context.scores[sha256][number] for sha256 in images_of(grouped)}
+        scores = {sha256: context.scores[sha256][number] for sha256 in images}
     except KeyError:
         known = ", ".join(next(iter(context.scores.values())))
         raise ConfigError(
             f"best_view.score: {number!r}; {context.options['scorer']} gives: {known}"
         ) from None
-    groups = views_by_group(grouped, scores)
+    groups = views_by_group(samples, scores)
     rejected = {}
     best_scores = []
     ties = 0
@@ -69,6 +69,6 @@ def judge(samples: list[Sample], context: Context) -> Verdict:
         "images": len(scores),
         "ties": ties,
         "best_scores": spread(score for score in best_scores if score is not None),
-        "samples_without_group": len(samples) - len(grouped),
+        "samples_without_group": sum(not sample.group for sample in samples),
     }
     return Verdict(rejected, figures)

@@ -22,7 +22,7 @@ import numpy as np
 from shardline.decisions import Context, Decision, Verdict
 from shardline.errors import ConfigError
 from shardline.files import sha256_bytes
-from shardline.samples import Sample
+from shardline.samples import Samples
 from shardline.scorers import clip_quality as clip_scorer
 from shardline.scoring import images_of
 
@@ -64,7 +64,7 @@ def check(options: dict[str, Any]) -> None:
         raise ConfigError(f"sample_size: {options['sample_size']!r}; allowed: 1 and more")
 
 
-def judge(samples: list[Sample], context: Context) -> Verdict:
+def judge(samples: Samples, context: Context) -> Verdict:
     """Reject samples with an image below the threshold, as ``low_quality``."""
     options = context.options
     scores = {sha256: context.scores[sha256]["score"] for sha256 in images_of(samples)}

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
 from shardline.decisions import Context, Decision, Verdict
 from shardline.perceptual import distance, near_pairs
-from shardline.samples import Sample
+from shardline.samples import Medium, Sample, Samples
 
 DEFAULTS = {"max_distance": 2, "same_text": True}
 CONTEXT = ("earlier",)
@@ -24,24 +27,32 @@ CONTEXT = ("earlier",)
 Pictures = tuple[str, ...]
 
 
-def judge(samples: list[Sample], context: Context) -> Verdict:
+class _Kept(NamedTuple):
+    """What a later sample may repeat."""
+
+    id: str
+    media: list[Medium]
+    texts: frozenset[bytes]
+
+
+def judge(samples: Samples, context: Context) -> Verdict:
     """Reject ``exact_duplicate`` and ``near_duplicate`` samples; the earlier one stays."""
-    before = [sample for name in context.earlier for sample in context.load(name)]
-    hashes = context.phashes([*before, *samples])
-    alike = _representatives([*before, *samples], hashes, context.options["max_distance"])
-    kept: dict[Pictures, list[tuple[frozenset[str], Sample]]] = defaultdict(list)
-    for sample in before:
-        kept[_pictures(sample, alike)].append((_texts(sample), sample))
+    before = [context.load(name) for name in context.earlier]
+    hashes = context.phashes(chain(*before, samples))
+    alike = _representatives(chain(*before, samples), hashes, context.options["max_distance"])
+    kept: dict[Pictures, list[_Kept]] = defaultdict(list)
+    for sample in chain(*before):
+        kept[_pictures(sample, alike)].append(_Kept(sample.id, sample.media, _texts(sample)))
     rejected = {}
     for sample in samples:
         pictures, texts = _pictures(sample, alike), _texts(sample)
         text_counts = context.options["same_text"] or not pictures
-        repeats = (other for said, other in kept[pictures] if texts <= said or not text_counts)
+        repeats = (one for one in kept[pictures] if texts <= one.texts or not text_counts)
         original = next(repeats, None)
         if original:
             rejected[sample.id] = _decision(sample, original, hashes)
         else:
-            kept[pictures].append((texts, sample))
+            kept[pictures].append(_Kept(sample.id, sample.media, texts))
     exact = sum(decision.reason == "exact_duplicate" for decision in rejected.values())
     figures = {
         "exact": exact,
@@ -79,15 +90,15 @@ def _pictures(sample: Sample, alike: dict[str, str]) -> Pictures:
     return tuple(alike.get(medium.sha256, medium.sha256) for medium in sample.media)
 
 
-def _texts(sample: Sample) -> frozenset[str]:
-    """All that a sample says: the labels of its boxes and the text of its messages."""
+def _texts(sample: Sample) -> frozenset[bytes]:
+    """A digest of each thing a sample says: the labels of its boxes, the text of its messages."""
     texts = [box.label for box in sample.boxes]
     for message in sample.messages:
         texts += [part["text"] for part in message["content"] if part["type"] == "text"]
-    return frozenset(texts)
+    return frozenset(blake2b(text.encode(), digest_size=16).digest() for text in texts)
 
 
-def _decision(sample: Sample, original: Sample, hashes: dict[str, int | None]) -> Decision:
+def _decision(sample: Sample, original: _Kept, hashes: dict[str, int | None]) -> Decision:
     pairs = list(zip(sample.media, original.media, strict=True))
     exact = all(mine.sha256 == other.sha256 for mine, other in pairs)
     detail = {

@@ -14,7 +14,7 @@ from typing import Any
 
 from shardline.decisions import Context, Decision, Verdict
 from shardline.errors import ConfigError
-from shardline.samples import Sample, texts
+from shardline.samples import Sample, Samples, texts
 from shardline.writing import NAMES, letters_by_script
 
 DEFAULTS = {"allowed": [], "min_share": 0.9}
@@ -34,7 +34,7 @@ def check(options: dict[str, Any]) -> None:
         raise ConfigError(f"min_share: {options['min_share']!r}; allowed: from 0 to 1")
 
 
-def judge(samples: list[Sample], context: Context) -> Verdict:
+def judge(samples: Samples, context: Context) -> Verdict:
     """Reject samples with too many letters of other scripts, as ``other_script``."""
     allowed, least = context.options["allowed"], context.options["min_share"]
     rejected = {}

@@ -10,6 +10,7 @@ two screens of one application can have the same hash though every button lies e
 from __future__ import annotations
 
 import functools
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from shardline.embedded import read_medium
 from shardline.errors import GateError
 from shardline.images import decode_rgb
 from shardline.perceptual import distance, near_pairs
-from shardline.samples import Medium, Sample
+from shardline.samples import Medium, Samples
 
 DEFAULTS = {"max_distance": 8, "limit": 0}
 PARTS = 16  # a picture is compared in PARTS × PARTS parts
@@ -30,19 +31,19 @@ CONTEXT = ("benchmarks",)
 EXAMPLES = 5  # pairs that the gate names
 
 
-def judge(samples: list[Sample], context: Context) -> Verdict:
+def judge(samples: Samples, context: Context) -> Verdict:
     """Reject samples with an image of a benchmark, as ``overlap``.
 
     Raises:
         GateError: more than ``limit`` images match.
     """
     tests = [
-        (name, sample, medium)
+        (name, sample.id, medium)
         for name in context.benchmarks
         for sample in context.load(name)
         for medium in sample.media
     ]
-    hashes = context.phashes([*samples, *(sample for _, sample, _ in tests)])
+    hashes = context.phashes(chain(samples, *map(context.load, context.benchmarks)))
     matches = _matches(samples, tests, hashes, context)
     if len(matches) > context.options["limit"]:
         raise GateError(_message(context, matches))
@@ -61,7 +62,7 @@ def judge(samples: list[Sample], context: Context) -> Verdict:
     return Verdict(rejected, figures)
 
 
-def _unique(samples: list[Sample]) -> dict[str, Medium]:
+def _unique(samples: Samples) -> dict[str, Medium]:
     """Each picture once, by sha256, in order."""
     unique: dict[str, Medium] = {}
     for sample in samples:
@@ -71,8 +72,8 @@ def _unique(samples: list[Sample]) -> dict[str, Medium]:
 
 
 def _matches(
-    samples: list[Sample],
-    tests: list[tuple[str, Sample, Medium]],
+    samples: Samples,
+    tests: list[tuple[str, str, Medium]],
     hashes: dict[str, int | None],
     context: Context,
 ) -> dict[str, dict[str, Any]]:
@@ -109,11 +110,11 @@ def _matches(
             if found is None:
                 continue
             bits, index = found
-        name, sample, other = tests[index]
+        name, sample_id, other = tests[index]
         matches[sha256] = {
             "path": medium.path,
             "benchmark": name,
-            "of": sample.id,
+            "of": sample_id,
             "benchmark_path": other.path,
             "distance": bits,
             "exact": sha256 in by_sha256,

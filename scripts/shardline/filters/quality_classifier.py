@@ -14,7 +14,7 @@ from shardline.classifier.options import DEFAULTS as CLASSIFIER
 from shardline.decisions import Context, Decision, Verdict
 from shardline.errors import ConfigError
 from shardline.figures import spread
-from shardline.samples import Sample
+from shardline.samples import Samples
 from shardline.scoring import images_of
 
 DEFAULTS = {"threshold": 0.5, **CLASSIFIER}
@@ -34,7 +34,7 @@ def scorer(options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return "classifier", {key: options[key] for key in CLASSIFIER}
 
 
-def judge(samples: list[Sample], context: Context) -> Verdict:
+def judge(samples: Samples, context: Context) -> Verdict:
     """Reject as ``low_quality``, with the worst image of the sample in the detail."""
     threshold = context.options["threshold"]
     scores = {sha256: context.scores[sha256]["score"] for sha256 in images_of(samples)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from shardline.decisions import Context, Decision, Verdict, check_limits
 from shardline.figures import spread
-from shardline.samples import Medium, Sample
+from shardline.samples import Medium, Samples
 
 DEFAULTS = {
     "min_width": 0,
@@ -32,7 +32,7 @@ def check(options: dict[str, int]) -> None:
         check_limits(options, f"min_{side}", f"max_{side}")
 
 
-def judge(samples: list[Sample], context: Context) -> Verdict:
+def judge(samples: Samples, context: Context) -> Verdict:
     """Reject ``too_small`` and ``too_large`` samples; one medium that is so is enough."""
     rejected = {}
     unknown = 0

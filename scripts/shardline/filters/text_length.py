@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from shardline.decisions import Context, Decision, Verdict, check_limits
 from shardline.figures import spread
-from shardline.samples import Sample, texts
+from shardline.samples import Sample, Samples, texts
 
 DEFAULTS = {"min_answer": 0, "max_answer": 0, "min_instruction": 0, "max_instruction": 0}
 CONTEXT = ()
@@ -29,7 +29,7 @@ def check(options: dict[str, int]) -> None:
         check_limits(options, f"min_{part}", f"max_{part}")
 
 
-def judge(samples: list[Sample], context: Context) -> Verdict:
+def judge(samples: Samples, context: Context) -> Verdict:
     """Reject ``answer_too_short``, ``instruction_too_long`` and the like; the first that holds."""
     rejected = {}
     seen: dict[str, list[int]] = {part: [] for part in PARTS}
