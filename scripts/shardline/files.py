@@ -131,24 +131,26 @@ def _compressor() -> zstandard.ZstdCompressor:
 
 def read_jsonl(path: Path) -> Iterator[Any]:
     """Yield the objects of a JSON-lines file; ``.zst`` names are decompressed on the way."""
+    for number, line in enumerate(read_lines(path), start=1):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: not valid JSON: {error}") from None
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, each with its end; ``.zst`` names are decompressed on the way."""
     try:
         with open(path, "rb") as file:
-            stream = file
-            if str(path).endswith(".zst"):
-                stream = io.BufferedReader(_decompressed(file))
-            for number, line in enumerate(stream, start=1):
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"{path}, line {number}: not valid JSON: {error}") from None
+            if not str(path).endswith(".zst"):
+                yield from file
+                return
+            decompressor = zstandard.ZstdDecompressor()
+            yield from io.BufferedReader(decompressor.stream_reader(file, read_across_frames=True))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except zstandard.ZstdError as error:
         raise DataError(f"{path}: broken: {error}") from None
-
-
-def _decompressed(file: IO[bytes]) -> Any:
-    return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
 
 
 def file_entry(path: Path, name: str | None = None) -> dict[str, Any]:

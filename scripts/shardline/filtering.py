@@ -5,6 +5,7 @@ A dataset's samples are divided as its image shards will be: by source shard, se
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import cache
@@ -15,8 +16,8 @@ from shardline import registry
 from shardline.decisions import Context, Decision, check_filter
 from shardline.errors import ConfigError, DataError, UserError
 from shardline.files import (
-    canonical_json,
     read_json,
+    read_lines,
     sha256_bytes,
     sha256_file,
     short_hash,
@@ -85,12 +86,15 @@ def decide(
             records=records,
         )
     entries = []
-    for source, group in stored.by_shard():
+    for source in stored.shards:
         block = source["name"].removeprefix("samples-").removesuffix(".jsonl.zst")
+        rows = list(read_lines(stored.folder / source["name"]))
+        group = [Sample.from_json(json.loads(row)) for row in rows]
+        hashes = {sample.id: sha256_bytes(row) for sample, row in zip(group, rows, strict=True)}
         for series, members in _by_shard(group, rejected, options["shard_bytes"]).items():
             shard = f"{block}-{series}"
             path = decisions.with_name(f"decisions-{shard}.jsonl")
-            write_jsonl(path, (_line(sample, rejected) for sample in members))
+            write_jsonl(path, (_line(sample.id, hashes[sample.id], rejected) for sample in members))
             kept = [sample for sample in members if sample.id not in rejected]
             entries.append(
                 {
@@ -248,16 +252,18 @@ def _by_shard(
     return dict(sorted(groups.items()))
 
 
-def _line(sample: Sample, rejected: dict[str, tuple[str, Decision]]) -> dict[str, Any]:
+def _line(
+    sample_id: str, sha256: str, rejected: Mapping[str, tuple[str, Decision]]
+) -> dict[str, Any]:
     """A decision; ``sample_sha256`` makes the list change when the sample itself does."""
-    name, decision = rejected.get(sample.id, ("", Decision("")))
+    name, decision = rejected.get(sample_id, ("", Decision("")))
     return {
-        "id": sample.id,
-        "kept": sample.id not in rejected,
+        "id": sample_id,
+        "kept": sample_id not in rejected,
         "filter": name,
         "reason": decision.reason,
         "detail": decision.detail,
-        "sample_sha256": sha256_bytes(canonical_json(sample.to_json()).encode()),
+        "sample_sha256": sha256,
     }
 
 

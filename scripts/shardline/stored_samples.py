@@ -48,7 +48,10 @@ def read_samples(manifest: Path) -> Iterator[Sample]:
 
 @dataclass(frozen=True)
 class ConvertedSamples:
-    """A converted dataset's samples, read from its shards whenever they are gone through."""
+    """A converted dataset's samples, read from its shards whenever they are gone through.
+
+    ``shards`` are the manifest's.
+    """
 
     folder: Path
     shards: list[dict[str, Any]]
@@ -57,13 +60,8 @@ class ConvertedSamples:
         return sum(shard["samples"] for shard in self.shards)
 
     def __iter__(self) -> Iterator[Sample]:
-        for _, samples in self.by_shard():
-            yield from samples
-
-    def by_shard(self) -> Iterator[tuple[dict[str, Any], Iterator[Sample]]]:
-        """Yield what the manifest says of each shard, and its samples."""
         for shard in self.shards:
-            yield shard, map(Sample.from_json, read_jsonl(self.folder / shard["name"]))
+            yield from map(Sample.from_json, read_jsonl(self.folder / shard["name"]))
 
     def at_hand(self) -> Samples:
         """The samples themselves if they are few, else this."""

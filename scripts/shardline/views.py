@@ -88,7 +88,7 @@ def group_counts(samples: Samples, reasons: Mapping[str, str]) -> dict[str, Any]
             kept[sample.group] = kept.get(sample.group, False) or sample.id not in reasons
     vanished = [group for group, is_kept in kept.items() if not is_kept]
     examples: dict[str, Counter[str]] = {group: Counter() for group in vanished[:EXAMPLES]}
-    for sample in samples:
+    for sample in samples if vanished else ():
         if sample.group in examples:
             examples[sample.group][reasons[sample.id]] += 1
     return {

@@ -66,6 +66,7 @@ _RANGES = sorted(
     + [(first, last, "") for first, last in SHARED]
 )
 _STARTS = [first for first, _, _ in _RANGES]
+_NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalpha())
 
 
 @cache
@@ -80,6 +81,9 @@ def script_of(character: str) -> str:
 
 def letters_by_script(text: str) -> Counter[str]:
     """How many letters of each script a text has; digits, signs and emoji are no letters."""
+    if text.isascii():
+        letters = len(text.encode().translate(None, _NO_LETTERS))
+        return Counter({"latin": letters} if letters else {})
     scripts: Counter[str] = Counter()
     for character, count in Counter(text).items():
         if name := script_of(character):

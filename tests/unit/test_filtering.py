@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from filtered import list_shards, run_filters, write_shards
+from filtered import context_of, list_shards, message, run_filters, sample, write_shards
 from raw_datasets import (
     lock_and_convert,
     picture,
@@ -21,6 +22,7 @@ from raw_datasets import (
 from shardline import perceptual, stored_samples
 from shardline.errors import ConfigError, DataError, GateError
 from shardline.files import read_json, read_jsonl, sha256_bytes
+from shardline.filters import dedup
 from shardline.images import decode_audited
 from shardline.perceptual import perceptual_hash
 from shardline.samples import Medium, Sample
@@ -137,6 +139,37 @@ def test_one_page_asked_two_things_is_two_samples(shared_data, results):
     lock_and_convert(results, "an", source, "agentnetbench", "unit_xywh")
     assert decide(results, "an", {"dedup": {}})["samples"]["kept"] == 4
     assert decide(results, "an", {"dedup": {"same_text": False}})["samples"]["kept"] == 3
+
+
+@pytest.mark.parametrize("same_text", [True, False])
+def test_the_first_sample_that_says_as_much_is_the_original(same_text):
+    rng = random.Random(7)
+
+    def one(number):
+        shown = rng.choices("ab", k=rng.choice([0, 1, 1, 2]))
+        said = [message("user", *rng.choices("vwxyz", k=rng.randint(0, 3)))]
+        media = [Medium(kind="image", path=f"{name}.png", sha256=name) for name in shown]
+        return sample(number, *said, media=media)
+
+    samples = [one(number) for number in range(300)]
+    context = context_of(dedup, same_text=same_text)
+    context.phashes = lambda of: dict.fromkeys(m.sha256 for one in of for m in one.media)
+    expected, kept = {}, []
+    for new in samples:
+        for old in kept:
+            says_more = set(texts_of(new)) - set(texts_of(old))
+            if new.media == old.media and not (says_more and (same_text or not new.media)):
+                expected[new.id] = old.id
+                break
+        else:
+            kept.append(new)
+    rejected = dedup.judge(samples, context).rejected
+    assert {name: made.detail["of"] for name, made in rejected.items()} == expected
+    assert 100 < len(expected) < 300
+
+
+def texts_of(sample):
+    return [part["text"] for message in sample.messages for part in message["content"]]
 
 
 def test_overlap_passes_on_other_screens_and_stops_on_copies(folder, results, tmp_path):

@@ -33,8 +33,10 @@ def judge(samples: Samples, context: Context) -> Verdict:
     """Reject ``extreme_aspect`` samples; one medium that is so is enough."""
     most = context.options["max_ratio"]
     rejected = {}
+    media = 0
     ratios = []
     for sample in samples:
+        media += len(sample.media)
         for medium in sample.media:
             if not medium.width or not medium.height:
                 continue
@@ -44,6 +46,5 @@ def judge(samples: Samples, context: Context) -> Verdict:
                 size = f"{medium.width}x{medium.height}"
                 detail = {"path": medium.path, "size": size, "ratio": ratios[-1]}
                 rejected[sample.id] = Decision("extreme_aspect", detail)
-    media = sum(len(sample.media) for sample in samples)
     figures = {"media": media, "of_unknown_size": media - len(ratios), "ratio": spread(ratios)}
     return Verdict(rejected, figures)

@@ -9,11 +9,10 @@ pictures alone.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 
@@ -27,12 +26,25 @@ CONTEXT = ("earlier",)
 Pictures = tuple[str, ...]
 
 
-class _Kept(NamedTuple):
-    """What a later sample may repeat."""
+class _Kept:
+    """What later samples may repeat: found by any of its texts, since samples may be many."""
 
-    id: str
-    media: list[Medium]
-    texts: frozenset[bytes]
+    def __init__(self) -> None:
+        self.samples: list[tuple[str, list[Medium]]] = []
+        self.places: dict[bytes, list[int]] = {}
+
+    def add(self, sample: Sample, said: Iterable[bytes]) -> None:
+        for digest in said:
+            self.places.setdefault(digest, []).append(len(self.samples))
+        self.samples.append((sample.id, sample.media))
+
+    def first_with(self, said: Iterable[bytes]) -> tuple[str, list[Medium]] | None:
+        """The id and media of the first sample that says all of this."""
+        fewest, *others = sorted((self.places.get(digest, []) for digest in said), key=len)
+        return next(
+            (self.samples[place] for place in fewest if all(_has(one, place) for one in others)),
+            None,
+        )
 
 
 def judge(samples: Samples, context: Context) -> Verdict:
@@ -40,19 +52,17 @@ def judge(samples: Samples, context: Context) -> Verdict:
     before = [context.load(name) for name in context.earlier]
     hashes = context.phashes(chain(*before, samples))
     alike = _representatives(chain(*before, samples), hashes, context.options["max_distance"])
-    kept: dict[Pictures, list[_Kept]] = defaultdict(list)
+    same_text = context.options["same_text"]
+    kept = _Kept()
     for sample in chain(*before):
-        kept[_pictures(sample, alike)].append(_Kept(sample.id, sample.media, _texts(sample)))
+        kept.add(sample, _said(sample, alike, same_text))
     rejected = {}
     for sample in samples:
-        pictures, texts = _pictures(sample, alike), _texts(sample)
-        text_counts = context.options["same_text"] or not pictures
-        repeats = (one for one in kept[pictures] if texts <= one.texts or not text_counts)
-        original = next(repeats, None)
-        if original:
-            rejected[sample.id] = _decision(sample, original, hashes)
+        said = _said(sample, alike, same_text)
+        if original := kept.first_with(said):
+            rejected[sample.id] = _decision(sample, *original, hashes)
         else:
-            kept[pictures].append(_Kept(sample.id, sample.media, texts))
+            kept.add(sample, said)
     exact = sum(decision.reason == "exact_duplicate" for decision in rejected.values())
     figures = {
         "exact": exact,
@@ -90,19 +100,35 @@ def _pictures(sample: Sample, alike: dict[str, str]) -> Pictures:
     return tuple(alike.get(medium.sha256, medium.sha256) for medium in sample.media)
 
 
-def _texts(sample: Sample) -> frozenset[bytes]:
-    """A digest of each thing a sample says: the labels of its boxes, the text of its messages."""
-    texts = [box.label for box in sample.boxes]
-    for message in sample.messages:
-        texts += [part["text"] for part in message["content"] if part["type"] == "text"]
-    return frozenset(blake2b(text.encode(), digest_size=16).digest() for text in texts)
+def _said(sample: Sample, alike: dict[str, str], same_text: bool) -> set[bytes]:
+    """Digests of the pictures, alone and with each thing that the sample says about them.
+
+    It says the labels of its boxes and the text of its messages. Of samples with pictures only the
+    pictures count if not ``same_text``.
+    """
+    pictures = _pictures(sample, alike)
+    texts = [""]
+    if same_text or not pictures:
+        texts += [box.label for box in sample.boxes]
+        for message in sample.messages:
+            texts += [part["text"] for part in message["content"] if part["type"] == "text"]
+    shown = "\0".join(pictures)
+    return {blake2b(f"{shown}\n{text}".encode(), digest_size=16).digest() for text in texts}
 
 
-def _decision(sample: Sample, original: _Kept, hashes: dict[str, int | None]) -> Decision:
-    pairs = list(zip(sample.media, original.media, strict=True))
+def _has(places: list[int], place: int) -> bool:
+    """Whether a sorted list has a value."""
+    found = bisect_left(places, place)
+    return found < len(places) and places[found] == place
+
+
+def _decision(
+    sample: Sample, original: str, media: list[Medium], hashes: dict[str, int | None]
+) -> Decision:
+    pairs = list(zip(sample.media, media, strict=True))
     exact = all(mine.sha256 == other.sha256 for mine, other in pairs)
     detail = {
-        "of": original.id,
+        "of": original,
         "paths": [[mine.path, other.path] for mine, other in pairs],
         "distances": [
             0

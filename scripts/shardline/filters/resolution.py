@@ -35,9 +35,11 @@ def check(options: dict[str, int]) -> None:
 def judge(samples: Samples, context: Context) -> Verdict:
     """Reject ``too_small`` and ``too_large`` samples; one medium that is so is enough."""
     rejected = {}
+    media = 0
     unknown = 0
     seen: dict[str, list[int]] = {side: [] for side in SIDES}
     for sample in samples:
+        media += len(sample.media)
         for medium in sample.media:
             if not medium.width or not medium.height:
                 unknown += 1
@@ -51,7 +53,7 @@ def judge(samples: Samples, context: Context) -> Verdict:
                 detail = {"path": medium.path, "size": size, "limit": limit}
                 rejected[sample.id] = Decision(reason, detail)
     figures = {
-        "media": sum(len(sample.media) for sample in samples),
+        "media": media,
         "of_unknown_size": unknown,
         **{side: spread(values) for side, values in seen.items()},
     }
