@@ -157,7 +157,7 @@ def _judge(
 
     def phashes(of: Iterable[Sample]) -> dict[str, int | None]:
         return hasher.hashes_of(
-            (sample.dataset, medium.sha256, raw / sample.dataset / medium.path)
+            (sample.dataset, medium.sha256, f"{raw}/{sample.dataset}/{medium.path}")
             for sample in of
             for medium in sample.media
             if medium.kind == "image"

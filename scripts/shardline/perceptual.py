@@ -59,7 +59,7 @@ class Hasher:
         self.hashes: dict[str, int | None] = {}
         self.known: dict[str, np.ndarray] = {}
 
-    def hashes_of(self, files: Iterable[tuple[str, str, Path]]) -> dict[str, int | None]:
+    def hashes_of(self, files: Iterable[tuple[str, str, str]]) -> dict[str, int | None]:
         """The hash of each content by sha256; those that are new are hashed, on all workers.
 
         Args:
@@ -72,7 +72,7 @@ class Hasher:
             if dataset not in self.known:
                 self._load(dataset)
             if sha256 not in self.hashes:
-                new.setdefault(sha256, (dataset, str(path)))
+                new.setdefault(sha256, (dataset, path))
         items = list(new.items())
         for start in range(0, len(items), SAVED_AT_ONCE):
             some = items[start : start + SAVED_AT_ONCE]

@@ -14,7 +14,7 @@ from shardline.samples import Sample, Samples
 from shardline.shards import read_shard
 
 STAGES = ("convert", "filter")
-AT_HAND = 50_000  # samples that are kept in memory: up to 300 MB
+AT_HAND = 100_000  # samples that are kept in memory: some 600 MB
 
 
 def read_manifest(manifest: Path) -> dict[str, Any]:

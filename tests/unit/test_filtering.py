@@ -257,7 +257,7 @@ def test_same_bytes_on_a_rerun_and_on_two_processes(folder, results, tmp_path):
 def test_samples_on_disk_are_judged_as_those_in_memory(folder, results, tmp_path, monkeypatch):
     filters = {"resolution": {"min_width": 60}, "dedup": {}, "overlap": {"limit": 9}}
     seen = []
-    for place, at_hand in ((results, 50_000), (tmp_path / "disk", 0)):
+    for place, at_hand in ((results, 100_000), (tmp_path / "disk", 0)):
         monkeypatch.setattr(stored_samples, "AT_HAND", at_hand)
         for name, screens in (("earlier", SCREENS[:3]), ("bench", SCREENS[:1]), ("d", SCREENS)):
             dataset(place, name, folder, screens)
