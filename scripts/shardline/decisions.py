@@ -52,10 +52,10 @@ class Context:
     """What a filter may look at besides the samples it judges.
 
     ``earlier`` and ``benchmarks`` are names of datasets; ``load`` reads a dataset's converted
-    samples; ``phashes`` gives the perceptual hash of every image of samples, by sha256, None for
-    flat images; ``scores`` has the scores of every image of the dataset, by sha256, from the
-    filter's scorer; ``raw`` has a folder of raw data a dataset; ``recorded`` is what the filter
-    wrote down in an earlier run (`Verdict.record`), empty in the first.
+    samples; ``phashes`` gives the perceptual hash of every image of samples, by sha256 in order of
+    first appearance, None for flat images; ``scores`` has the scores of every image of the dataset,
+    by sha256, from the filter's scorer; ``raw`` has a folder of raw data a dataset; ``recorded`` is
+    what the filter wrote down in an earlier run (`Verdict.record`), empty in the first.
     """
 
     dataset: str

@@ -10,7 +10,7 @@ pictures alone.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from hashlib import blake2b
 from itertools import chain
 
@@ -51,7 +51,7 @@ def judge(samples: Samples, context: Context) -> Verdict:
     """Reject ``exact_duplicate`` and ``near_duplicate`` samples; the earlier one stays."""
     before = [context.load(name) for name in context.earlier]
     hashes = context.phashes(chain(*before, samples))
-    alike = _representatives(chain(*before, samples), hashes, context.options["max_distance"])
+    alike = _representatives(hashes, context.options["max_distance"])
     same_text = context.options["same_text"]
     kept = _Kept()
     for sample in chain(*before):
@@ -73,13 +73,11 @@ def judge(samples: Samples, context: Context) -> Verdict:
     return Verdict(rejected, figures)
 
 
-def _representatives(
-    samples: Iterable[Sample], hashes: dict[str, int | None], max_distance: int
-) -> dict[str, str]:
+def _representatives(hashes: dict[str, int | None], max_distance: int) -> dict[str, str]:
     """For each picture (by sha256) the first one that it is a near copy of; itself if none."""
     first: dict[int, str] = {}
-    for sha256 in _in_order(samples):
-        if (value := hashes.get(sha256)) is not None:
+    for sha256, value in hashes.items():
+        if value is not None:
             first.setdefault(value, sha256)
     values = np.fromiter(first, np.uint64, len(first))
     chosen = np.arange(len(values))
@@ -90,10 +88,6 @@ def _representatives(
     names = list(first.values())
     of_hash = {value: names[chosen[index]] for index, value in enumerate(first)}
     return {sha256: sha256 if value is None else of_hash[value] for sha256, value in hashes.items()}
-
-
-def _in_order(samples: Iterable[Sample]) -> Iterator[str]:
-    return (medium.sha256 for sample in samples for medium in sample.media)
 
 
 def _pictures(sample: Sample, alike: dict[str, str]) -> Pictures:

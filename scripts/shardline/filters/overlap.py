@@ -43,21 +43,21 @@ def judge(samples: Samples, context: Context) -> Verdict:
         for sample in context.load(name)
         for medium in sample.media
     ]
+    training = _unique(samples)
     compared = chain(samples, *map(context.load, context.benchmarks)) if tests else ()
-    hashes = context.phashes(compared)
-    matches = _matches(samples, tests, hashes, context)
+    matches = _matches(training, tests, context.phashes(compared), context)
     if len(matches) > context.options["limit"]:
         raise GateError(_message(context, matches))
     rejected = {
         sample.id: Decision("overlap", matches[medium.sha256])
-        for sample in samples
+        for sample in (samples if matches else ())
         for medium in sample.media
         if medium.sha256 in matches
     }
     figures = {
         "benchmarks": context.benchmarks,
         "benchmark_images": len({medium.sha256 for _, _, medium in tests}),
-        "training_images": len(_unique(samples)),
+        "training_images": len(training),
         "matching_images": len(matches),
     }
     return Verdict(rejected, figures)
@@ -73,7 +73,7 @@ def _unique(samples: Samples) -> dict[str, Medium]:
 
 
 def _matches(
-    samples: Samples,
+    training: dict[str, Medium],
     tests: list[tuple[str, str, Medium]],
     hashes: dict[str, int | None],
     context: Context,
@@ -86,7 +86,6 @@ def _matches(
             by_sha256[medium.sha256] = index
             if (value := hashes.get(medium.sha256)) is not None:
                 by_hash.setdefault(value, []).append(index)
-    training = _unique(samples)
     own = [value for sha256 in training if (value := hashes.get(sha256)) is not None]
     left, right = np.unique(np.array(own, np.uint64)), np.fromiter(by_hash, np.uint64, len(by_hash))
     near: dict[int, list[tuple[int, int]]] = {}
