@@ -42,9 +42,10 @@ rule write_report:
 
 
 rule data:
-    """Filtered image shards of every dataset that the recipes train on."""
+    """Filtered image shards, and pictures of the filters, of every dataset to train on."""
     input:
         [paths.filtered(*key) for key in project.decide],
+        [paths.filter_pictures(*key) for key in project.decide],
         [paths.converted(*key) for key in project.convert],
 
 
