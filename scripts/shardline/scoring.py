@@ -9,8 +9,9 @@ A scorer is one module in ``shardline/scorers`` with::
     def score(files: Sequence[Path], options: dict, run: Run) -> Iterable[dict[str, float]]
 
 ``score`` yields one set of finite numbers an image file, in order. ``score`` is always among them;
-more is better. Scores depend on the file's bytes, the options and the model. Those of one device
-differ in their last digits from those of another: each file of scores says what made it.
+more is better. Of a scorer with an option ``share`` only that share of the images is scored. Scores
+depend on the file's bytes, the options and the model. Those of one device differ in their last
+digits from those of another: each file of scores says what made it.
 """
 
 from __future__ import annotations
@@ -87,6 +88,14 @@ def images_of(samples: Iterable[Sample]) -> dict[str, str]:
     return found
 
 
+def drawn_share(images: dict[str, str], share: float) -> dict[str, str]:
+    """About a share of the images, drawn by the hashes of their files: always the same ones."""
+    if share == 1:
+        return images
+    limit = share * 16**8
+    return {sha256: path for sha256, path in images.items() if int(sha256[:8], 16) < limit}
+
+
 def score_shard(
     *,
     dataset: str,
@@ -121,6 +130,7 @@ def score_shard(
     module = registry.load("scorers", options["scorer"], options.get("plugins", []))
     chosen = scorer_options(options["scorer"], module, options["scorer_options"])
     images = images_of(Sample.from_json(row) for row in read_jsonl(converted))
+    images = drawn_share(images, chosen.get("share", 1.0))
     key = short_hash([chosen, code, sha256_file(model_manifest) if model_manifest else ""])
     known = find_known(output.parent, key, images)
     new = {sha256: path for sha256, path in images.items() if sha256 not in known}

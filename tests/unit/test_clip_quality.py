@@ -244,6 +244,21 @@ def test_analysis_keeps_all_and_recommends():
     )
 
 
+def test_a_quick_look_scores_a_share_and_keeps_all(vases, model):
+    options = {"mode": "analyse", "share": 0.5}
+    summary = run_filters(vases, "vases", [("clip_quality", options)], models=[model])
+    folder = vases / "scores/vases" / summary["filters"][0]["scores"]
+    content = read_json(folder / "manifest.json")
+    whole = run_filters(
+        vases, "vases", [("clip_quality", {"mode": "analyse"})], models=[model], variant="all"
+    )
+    seen, total = content["images"], whole["filters"][0]["figures"]["total_images"]
+    assert 0 < seen < total
+    figures = summary["filters"][0]["figures"]
+    assert figures["total_images"] == figures["sample"]["images"] == seen
+    assert summary["samples"] == whole["samples"] and not summary["samples"]["rejected"]
+
+
 @given(
     st.lists(st.floats(-2, 2, width=32), max_size=30),
     st.floats(0, 100),
@@ -299,6 +314,7 @@ def test_a_sample_is_as_good_as_its_worst_image():
         ({"threshold": 0.1}, "threshold: 0.1; allowed with mode fixed alone, not automatic"),
         ({"percentile": 101}, "percentile: 101; allowed: 0 to 100"),
         ({"sample_size": 0}, "sample_size: 0"),
+        ({"share": 0.5}, "share: 0.5; allowed with mode automatic: 1.0"),
     ],
 )
 def test_options_that_make_no_sense_are_config_errors(options, problem):
@@ -306,6 +322,12 @@ def test_options_that_make_no_sense_are_config_errors(options, problem):
         clip_quality.check({**clip_quality.DEFAULTS, **options})
     with pytest.raises(ConfigError, match=rf"recipes\.mine.*filters\.clip_quality\.{problem[:4]}"):
         project([{"clip_quality": options}])
+
+
+def test_views_are_compared_by_all_their_scores():
+    options = {"scorer": "clip_quality", "scorer_options": {"share": 0.5}}
+    with pytest.raises(ConfigError, match=r"recipes\.mine.*best_view\.scorer_options: share 0.5"):
+        project([{"best_view": options}])
 
 
 @pytest.mark.parametrize("options", [{"high": []}, {"low": ["", "x"]}, {"low": [1]}])

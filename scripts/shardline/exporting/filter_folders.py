@@ -37,7 +37,7 @@ def export_filter_folders(
 
     Args:
         samples: what the filter was given.
-        scores: of every image in them, by sha256.
+        scores: of their images, by sha256; an image without one is not written.
         threshold: None takes all images for good.
         raw: folder of their dataset's raw data.
         output: where the export goes.
@@ -54,7 +54,7 @@ def export_filter_folders(
         medium.path: medium.sha256
         for sample in samples
         for medium in sample.media
-        if medium.kind == "image"
+        if medium.sha256 in scores
     }
     names = flat_names(known)
     places = [output / folder for folder in folders]

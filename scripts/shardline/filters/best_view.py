@@ -24,6 +24,16 @@ DEFAULTS = {"scorer": "sharpness", "scorer_options": {}, "score": "score"}
 CONTEXT = ()
 
 
+def check(options: dict[str, Any]) -> None:
+    """See that all views are scored; the scorer checks the rest.
+
+    Raises:
+        ConfigError: only a share of them would be.
+    """
+    if (share := options["scorer_options"].get("share", 1)) != 1:
+        raise ConfigError(f"scorer_options: share {share!r}; allowed: 1.0, for views are compared")
+
+
 def scorer(options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """The scorer that the options name."""
     return options["scorer"], options["scorer_options"]

@@ -4,7 +4,7 @@
 scores of ``sample_size`` images drawn by ``seed`` (25: about three quarters stay). It is found once
 and kept when the dataset grows; another ``seed`` asks for a new one. ``fixed``: ``threshold``,
 which means nothing for another model or other prompts. ``analyse``: everything stays, the report
-recommends thresholds; a quick look takes a small ``sample_size``, such as 100.
+recommends thresholds; with ``share: 0.01`` it scores one image in a hundred, for a quick look.
 
 A sample is as good as the worst of its images: it stays if all of them score at least the
 threshold. Samples without images are not judged. Files that cannot be read were rejected by the
@@ -24,7 +24,7 @@ from shardline.errors import ConfigError
 from shardline.files import sha256_bytes
 from shardline.samples import Samples
 from shardline.scorers import clip_quality as clip_scorer
-from shardline.scoring import images_of
+from shardline.scoring import drawn_share, images_of
 
 DEFAULTS = {
     **clip_scorer.DEFAULTS,
@@ -58,6 +58,8 @@ def check(options: dict[str, Any]) -> None:
         raise ConfigError(f"threshold: {threshold!r}; allowed with mode fixed: a number")
     if mode != "fixed" and threshold is not None:
         raise ConfigError(f"threshold: {threshold!r}; allowed with mode fixed alone, not {mode}")
+    if options["share"] != 1 and mode != "analyse":
+        raise ConfigError(f"share: {options['share']!r}; allowed with mode {mode}: 1.0")
     if not 0 <= options["percentile"] <= 100:
         raise ConfigError(f"percentile: {options['percentile']!r}; allowed: 0 to 100")
     if options["sample_size"] < 1:
@@ -67,7 +69,8 @@ def check(options: dict[str, Any]) -> None:
 def judge(samples: Samples, context: Context) -> Verdict:
     """Reject samples with an image below the threshold, as ``low_quality``."""
     options = context.options
-    scores = {sha256: context.scores[sha256]["score"] for sha256 in images_of(samples)}
+    images = drawn_share(images_of(samples), options["share"])
+    scores = {sha256: context.scores[sha256]["score"] for sha256 in images}
     drawn = context.recorded or _draw(scores, context)
     threshold = {
         "automatic": drawn.get("threshold"),
@@ -77,14 +80,12 @@ def judge(samples: Samples, context: Context) -> Verdict:
     rejected = {}
     judged = 0
     for sample in samples:
-        images = [
-            (scores[medium.sha256], medium.path)
-            for medium in sample.media
-            if medium.kind == "image"
-        ]
-        judged += bool(images)
-        if images and threshold is not None and min(images)[0] < threshold:
-            score, path = min(images)
+        own = [medium for medium in sample.media if medium.kind == "image"]
+        judged += bool(own)
+        if not own or threshold is None:
+            continue
+        score, path = min((scores[medium.sha256], medium.path) for medium in own)
+        if score < threshold:
             detail = {"path": path, "score": score, "threshold": threshold}
             rejected[sample.id] = Decision("low_quality", detail)
     accepted = sum(threshold is None or score >= threshold for score in scores.values())

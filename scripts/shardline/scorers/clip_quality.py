@@ -3,7 +3,8 @@
 ``score = v·t_high - v·t_low``, where ``v`` is the image's embedding and ``t`` the mean of a side's
 text embeddings, each of length 1 in the end (see `clip`). The prompts are about finds of pottery;
 recipes on anything else bring their own. A score means something only beside others of the same
-model and prompts: most lie within a tenth of 0.
+model and prompts: most lie within a tenth of 0. ``share`` below 1 scores that share of the images,
+for a quick look.
 """
 
 from __future__ import annotations
@@ -38,16 +39,20 @@ DEFAULTS: dict[str, Any] = {
         "only the handle or the foot of a broken jar",
         "a blurred picture of a damaged vase",
     ],
+    "share": 1.0,
 }
 MODEL = "model"
 
 
 def check(options: dict[str, Any]) -> None:
-    """See that both sides have prompts.
+    """See that both sides have prompts, and the share is one.
 
     Raises:
-        ConfigError: one has none, or something else.
+        ConfigError: they have not, or it is none.
     """
+    share = options["share"]
+    if type(share) not in (int, float) or not 0 < share <= 1:
+        raise ConfigError(f"share: {share!r}; allowed: above 0, up to 1")
     for side in ("high", "low"):
         prompts = options[side]
         texts = isinstance(prompts, list) and all(isinstance(text, str) for text in prompts)
