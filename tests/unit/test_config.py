@@ -76,7 +76,7 @@ def test_extends_takes_dotted_keys_and_finds_stages_by_name():
         (recipe(filters=[{"overlap": {"limit": "9"}}]), ["overlap.limit: '9'", "a whole number"]),
         (recipe(filters=[{"overlap": {"limit": True}}]), ["overlap.limit: True", "a whole number"]),
         (recipe(filters=[{"dedup": {"same_text": 1}}]), ["same_text: 1", "true, false"]),
-        (recipe(family="gpt"), ["family = 'gpt'", "allowed: qwen2_vl"]),
+        (recipe(family="gpt"), ["family = 'gpt'", "qwen2_vl"]),
         (recipe(base="hub://Qwen/Qwen2-VL-2B-Instruct"), ["base", "pattern"]),
         (recipe(base="init:config/models/none.json"), ["none.json", "no such file"]),
         ({"build": ["dmeo"]}, ["build = 'dmeo'", "allowed: demo"]),

@@ -28,7 +28,9 @@ _BRACKETED = re.compile(rf"\[({_NUMBERS})\]|\(({_NUMBERS})\)")
 _BARE = re.compile(_NUMBERS)
 
 
-def conversation(sample: Sample, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+def conversation(
+    sample: Sample, options: Mapping[str, Any], seen: Any = None
+) -> list[dict[str, Any]]:
     """All boxes of a sample as question and answer turns.
 
     Args:
@@ -42,7 +44,9 @@ def conversation(sample: Sample, options: Mapping[str, Any]) -> list[dict[str, A
     return messages
 
 
-def question(sample: Sample, index: int, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+def question(
+    sample: Sample, index: int, options: Mapping[str, Any], seen: Any = None
+) -> list[dict[str, Any]]:
     """One box of a sample as a question with the image, for a model to answer."""
     return [_ask(sample, index, options, first=True)]
 
@@ -72,7 +76,7 @@ def target(sample: Sample, index: int) -> list[float]:
     return to_unit(point, sample.frame, sample.media[0].width, sample.media[0].height)
 
 
-def parse(text: str, options: Mapping[str, Any]) -> list[float] | None:
+def parse(text: str, options: Mapping[str, Any], seen: Any = None) -> list[float] | None:
     """The point in an answer, as fractions, or None where there is none to be trusted.
 
     Read is the first list or tuple of numbers, whatever text is around it; four numbers are a box
