@@ -46,7 +46,11 @@ def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def encode_segments(
-    tokenizer: Tokenizer, segments: Sequence[Segment], placeholders: Sequence[int], loss: str
+    tokenizer: Tokenizer,
+    segments: Sequence[Segment],
+    placeholders: Sequence[int],
+    loss: str,
+    first: Sequence[int] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Token ids of the joined segments, and labels aligned with them (not shifted).
 
@@ -55,6 +59,7 @@ def encode_segments(
         placeholders: ids that stand for media and are never learned.
         loss: ``answers``: on what a model writes; ``all``: on prompts and turn marks, too, but for
             placeholders and what follows the last turn.
+        first: ids put in front, never learned.
 
     Returns:
         int32 [L] each; a label is the token's id where it is learned, else -100.
@@ -77,4 +82,9 @@ def encode_segments(
                 raise SampleError("answer_border", f"a token spans it: {text[:200]!r}")
     if loss == "all":
         learned = (starts < begin) & ~np.isin(input_ids, placeholders)
-    return input_ids, np.where(learned, input_ids, IGNORED).astype(np.int32)
+    labels = np.where(learned, input_ids, IGNORED)
+    front = np.array(first, dtype=np.int32)
+    return (
+        np.concatenate([front, input_ids]),
+        np.concatenate([np.full_like(front, IGNORED), labels]).astype(np.int32),
+    )

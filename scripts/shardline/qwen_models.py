@@ -47,6 +47,23 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+def check_vision(folder: Path, vision: Mapping[str, Any] | None = None) -> None:
+    """See that a model, if more than its tokenizer is there, has the family's vision.
+
+    Args:
+        vision: keys of its vision config that must have these values, with `FIXED`.
+
+    Raises:
+        DataError: one has another value.
+    """
+    if not (folder / "config.json").is_file():
+        return
+    config = read_json(folder / "config.json").get("vision_config", {})
+    for key, expected in {**FIXED, **(vision or {})}.items():
+        if (found := config.get(key, expected)) != expected:
+            raise DataError(f"{folder}: its vision config has {key} {found}, not {expected}")
+
+
 def load_qwen(
     name: str,
     folder: Path,
@@ -65,10 +82,8 @@ def load_qwen(
     """
     import transformers
 
+    check_vision(folder, vision)
     model = load_weights(getattr(transformers, f"{name}ForConditionalGeneration"), folder, dtype)
-    for key, expected in {**FIXED, **(vision or {})}.items():
-        if (found := getattr(model.config.vision_config, key)) != expected:
-            raise DataError(f"{folder}: its vision config has {key} {found}, not {expected}")
     model.model.visual.patch_embed.proj.__class__ = _patch_product()
     return model.to(device)
 

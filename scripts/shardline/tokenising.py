@@ -119,6 +119,7 @@ def tokenise_shard(
             its sample states.
     """
     tokenizer = family.load_tokenizer(model)
+    family.check_model(model, options)
     placeholders = placeholder_ids(tokenizer, family)
     rows: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Every real sample, in every Qwen-VL family, as the transformers processor and model have it."""
+"""Every real sample, in every family, as the transformers processor and model have it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from transformers.video_utils import VideoMetadata
 
 from real_samples import convert, media_bytes
 from shardline import registry
+from shardline.errors import DataError
+from shardline.families import llava
 from shardline.pictures import decode_medium, media_grids, sampled
 from shardline.placeholders import media_types, placeholder_ids
 from shardline.qwen_vision import IMAGE_STD
@@ -30,6 +32,8 @@ OPTIONS = {
         "max_visual_tokens": 100,
     },
     "loss": "answers",
+    "image_side": 112,
+    "fit": "pad",
 }
 VISION = {
     "qwen2_vl": tiny_models.CONFIG["vision_config"],
@@ -170,6 +174,94 @@ def test_real_samples_are_what_the_processor_makes_of_them(built, samples, work)
                 assert close(inputs[name], theirs[name]), sample.id
         kinds.add(tuple(of_media))
     assert kinds == {(1,), (2,), (1, 1), (1, 1, 1)}
+
+
+LLAVA = {
+    "text_config": {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.15,
+    },
+    "vision_config": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": 112,
+        "projection_dim": 32,
+        "initializer_range": 0.15,
+    },
+    "image_processor": {"do_pad": True},
+}
+
+
+@pytest.fixture(scope="module")
+def llava_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llava")
+    talk = [tiny_models.conversation(text, text) for text in tiny_models.TEXT]
+    llava.build_model(LLAVA, llava.train_tokenizer(talk, 500), folder, 0)
+    return folder
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+def test_real_samples_are_what_llavas_processor_makes_of_them(llava_folder, samples, work, fit):
+    processor = AutoProcessor.from_pretrained(llava_folder)
+    processor.image_processor.do_pad = fit == "pad"
+    tokenizer = llava.load_tokenizer(llava_folder)
+    placeholders = placeholder_ids(tokenizer, llava)
+    options = {**OPTIONS, "fit": fit}
+    for sample in samples:
+        files = enumerate(media_bytes(sample, work))
+        media = [decode_medium(sample, number, data, options) for number, data in files]
+        ours = tokenise_sample(
+            sample, media, family=llava, task=chat, tokenizer=tokenizer, options=options
+        )
+        text = processor.apply_chat_template(sample.messages, tokenize=False)
+        for part in media:
+            text = text.replace("<image>", "<frame>" * len(part.frames), 1)
+        frames = [frame for part in media for frame in part.frames]
+        text = text.replace("<frame>", "<image>")
+        theirs = processor(text=[text], images=frames or None, return_tensors="pt")
+        ids, labels = llava.expand(ours.input_ids, ours.labels, ours.grids, placeholders)
+        assert ids.tolist() == theirs["input_ids"][0].tolist(), sample.id
+        answers = [
+            "".join(part["text"] for part in message["content"])
+            for message in sample.messages
+            if message["role"] == "assistant"
+        ]
+        learned = tokenizer.decode(labels[labels != -100].tolist(), skip_special_tokens=False)
+        assert learned.split("</s>") == [
+            *(f" {answer}" if number else answer for number, answer in enumerate(answers)),
+            "",
+        ]
+        assert ours.grids == media_grids(sample, llava, options)
+        positions = llava.positions(ids, ours.grids, placeholders)
+        assert positions.tolist() == [list(range(len(ids)))]
+        images = [torch.from_numpy(np.array(image)) for image in ours.images]
+        inputs = llava.vision_inputs(images, ours.grids, "cpu", torch.float32)
+        if frames:
+            assert close(inputs["pixel_values"].flatten(2), theirs["pixel_values"].flatten(2))
+
+
+def test_token_merging_keeps_what_the_published_tower_keeps():
+    kept = {
+        ratio: llava.kept_tokens(729, llava.Merging(ratio, 32))
+        for ratio in (1.0, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.01)
+    }
+    assert list(kept.values()) == [729, 605, 388, 326, 264, 171, 109, 78, 47]
+    video = (8, 27, 27)
+    assert llava.visual_tokens(video) == 8 * 729
+    assert llava.visual_tokens(video, llava.Merging(0.1, 32)) == 872
+    assert llava.visual_tokens(video, llava.Merging(0.1, 32, slowfast=True)) == 1492
+    assert llava.visual_tokens((1, 27, 27), llava.Merging(0.1, 32, slowfast=True)) == 109
+    ids = np.array([5, 9, 6], dtype=np.int32)
+    tokens, _ = llava.expand(ids, ids, [(1, 27, 27)], [9], llava.Merging(0.1, 32))
+    assert len(tokens) == 2 + 109
+    with pytest.raises(DataError, match="109 placeholders where the media have 729"):
+        llava.positions(tokens, [(1, 27, 27)], [9])
 
 
 def close(ours, theirs):

@@ -270,6 +270,15 @@ class Tokens(VisualLimits):
     min_visual_tokens: int = Field(default=4, gt=0, description="fewest visual tokens of an image")
     max_visual_tokens: int = Field(default=1344, gt=0, description="most visual tokens of an image")
     video: Video = Field(default_factory=Video)
+    image_side: int = Field(
+        default=336,
+        gt=0,
+        multiple_of=14,
+        description="LLaVA alone: side in pixels of the square that every picture becomes",
+    )
+    fit: Literal["pad", "crop"] = Field(
+        default="pad", description="LLaVA alone: how a picture becomes a square"
+    )
     loss: Literal["answers", "all"] = Field(
         default="answers", description="what is learned: answers, or prompts too"
     )

@@ -53,6 +53,7 @@ __all__ = [
     "SPECIAL_TOKENS",
     "build_model",
     "chat_template",
+    "check_model",
     "encode",
     "expand",
     "image_grid",
@@ -106,6 +107,11 @@ def position_inputs(
         ]
         inputs["second_per_grid_ts"] = torch.tensor(seconds, device=token_types.device)
     return inputs
+
+
+def check_model(folder: Path, options: Mapping[str, Any]) -> None:
+    """See that a model has this family's vision; see `qwen_models.check_vision`."""
+    qwen_models.check_vision(folder, VISION)
 
 
 def load_model(folder: Path, dtype: torch.dtype, device: torch.device | str) -> torch.nn.Module:

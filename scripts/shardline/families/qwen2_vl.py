@@ -49,6 +49,7 @@ __all__ = [
     "SPECIAL_TOKENS",
     "build_model",
     "chat_template",
+    "check_model",
     "encode",
     "expand",
     "image_grid",
@@ -71,6 +72,11 @@ __all__ = [
 
 ATTENDS_WITHIN_FRAMES = True  # the vision tower looks at one image (or two frames) at a time
 NAME = "Qwen2VL"
+
+
+def check_model(folder: Path, options: Mapping[str, Any]) -> None:
+    """See that a model has this family's vision; see `qwen_models.check_vision`."""
+    qwen_models.check_vision(folder)
 
 
 def load_model(folder: Path, dtype: torch.dtype, device: torch.device | str) -> torch.nn.Module:
