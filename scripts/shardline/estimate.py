@@ -21,6 +21,7 @@ from shardline.mixture import apportion, choose, draw
 from shardline.packing import pack_steps
 from shardline.pictures import media_grids
 from shardline.samples import Sample
+from shardline.variants import variants_of
 
 CHARACTERS_A_TOKEN = 3.5  # English UI text with a large vocabulary; only without a tokenizer
 SPECIAL_TOKENS_A_TURN = 4
@@ -55,22 +56,22 @@ def dataset_lengths(
     ids, lengths, visual, unusable = [], [], [], 0
     for shard in read_json(converted)["shards"]:
         for row in read_jsonl(converted.parent / shard["name"]):
-            sample = Sample.from_json(row)
-            try:
-                grids = media_grids(sample, family, tokens)
-                seen = [family.seen_size(grid) for grid in grids]
-                messages = task.conversation(sample, tokens, seen)
-                text = _text_tokens(messages, family, tokenizer)
+            for sample, _ in variants_of(Sample.from_json(row), tokens):
+                try:
+                    grids = media_grids(sample, family, tokens)
+                    seen = [family.seen_size(grid) for grid in grids]
+                    messages = task.conversation(sample, tokens, seen)
+                    text = _text_tokens(messages, family, tokenizer)
+                except SampleError:
+                    unusable += 1
+                    continue
+                if not messages:
+                    unusable += 1
+                    continue
                 media = sum(map(family.visual_tokens, grids))
-            except SampleError:
-                unusable += 1
-                continue
-            if not messages:
-                unusable += 1
-                continue
-            ids.append(sample.id)
-            lengths.append(text - len(sample.media) + media)
-            visual.append(media)
+                ids.append(sample.id)
+                lengths.append(text - len(sample.media) + media)
+                visual.append(media)
     return Lengths(
         ids=ids,
         tokens=np.array(lengths, dtype=np.int64),

@@ -25,6 +25,7 @@ from shardline.reporting.pictures import Scene, draw_box, draw_point
 from shardline.samples import Sample, to_unit
 from shardline.token_index import read_index
 from shardline.token_reader import StoredSample, TokenReader
+from shardline.variants import variant_of
 
 IGNORED = -100
 PACKS = 12
@@ -142,7 +143,9 @@ class Preview:
         """
         stored = self.reader.read(place.shard, place.row)
         shard = self.shards[place.shard]["path"]
-        sample = self.lineage.planned_samples(shard, {stored.id})[stored.id]
+        source = self.lineage.planned_samples(shard, {stored.id})[stored.id]
+        options = self.tokens[stored.dataset]["tokens"]
+        sample = variant_of(source, stored.id, options).sample
         scenes = [_scene(image) for image in stored.images]
         stretches = self.stretches(stored)
         points = self._points(stored)

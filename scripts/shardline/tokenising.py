@@ -29,6 +29,7 @@ from shardline.png import encode_png
 from shardline.samples import Sample
 from shardline.shards import read_shard, write_shard
 from shardline.token_index import write_index
+from shardline.variants import cut, variants_of
 
 STAGE = "tokenize"
 PACKAGES = ("av", "numpy", "pillow", "pyarrow", "tokenizers")
@@ -126,27 +127,32 @@ def tokenise_shard(
 
     def tokenised() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
         for key, members in read_shard(source):
-            sample = Sample.from_json(json.loads(json.loads(members["json"])["sample"]))
-            try:
-                tokens = tokenise_sample(
-                    sample,
-                    _media(source, key, sample, members, options),
-                    family=family,
-                    task=task,
-                    tokenizer=tokenizer,
-                    options=options,
-                )
-            except SampleError as error:
-                rejected.append(_reject(sample, error))
-                continue
-            rows.append({"key": key, **_index_row(sample, tokens, family, placeholders)})
-            yield key, _members(sample, tokens)
+            original = Sample.from_json(json.loads(json.loads(members["json"])["sample"]))
+            media = _media(source, key, original, members, options)
+            for number, (sample, window) in enumerate(variants_of(original, options)):
+                shown = [Pictures([cut(media[0].frames[0], window)])] if window else media
+                try:
+                    tokens = tokenise_sample(
+                        sample,
+                        shown,
+                        family=family,
+                        task=task,
+                        tokenizer=tokenizer,
+                        options=options,
+                    )
+                except SampleError as error:
+                    rejected.append(_reject(sample, error))
+                    continue
+                name = f"{key}-{number}" if number else key
+                rows.append({"key": name, **_index_row(sample, tokens, family, placeholders)})
+                yield name, _members(sample, tokens)
 
     members = write_shard(output, tokenised())
     write_jsonl(rejects, rejected)
     facts = {
         "shard": file_entry(output),
         "in": len(rows) + len(rejected),
+        "variants": options.get("variants", 1),
         "kept": len(rows),
         "rejected": len(rejected),
         "family": family_name,

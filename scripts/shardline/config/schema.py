@@ -155,7 +155,33 @@ class Schedule(Strict):
 class Answer(Strict):
     """How coordinates are written in an answer."""
 
+    target: Literal["point", "box"] = "point"
+    frame: Literal["unit", "per_mille", "pixel"] = Field(
+        default="unit", description="fractions, thousandths, or pixels of the resized image"
+    )
+    style: Literal["list", "tags", "json", "click"] = Field(
+        default="list", description="see shardline/coordinates.py"
+    )
     decimals: int = Field(default=2, ge=1, le=4, description="decimals of a 0-1 coordinate")
+
+    @model_validator(mode="after")
+    def _click_a_point(self) -> Answer:
+        if self.style == "click" and self.target == "box":
+            raise ValueError("style: click names a point; give `target: point`, or another style")
+        return self
+
+
+class Crop(Strict):
+    """How much of a screenshot a crop shows: the range of a scale drawn for each side."""
+
+    min: float = Field(default=0.5, gt=0, le=4)
+    max: float = Field(default=1.5, gt=0, le=4, description="above 1: white around the image")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Crop:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is above max ({self.max})")
+        return self
 
 
 def _pixels_as_tokens(section: Any) -> Any:
@@ -168,7 +194,9 @@ def _pixels_as_tokens(section: Any) -> Any:
         if (value := section.pop(pixels, None)) is None:
             continue
         if tokens in section:
-            raise ValueError(f"give either `{pixels}` or `{tokens}`")
+            raise ValueError(
+                f"give either `{pixels}` or `{tokens}`, also where a recipe extends another"
+            )
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{pixels} = {value!r}; allowed: a multiple of {TOKEN_PIXELS}")
         if value % TOKEN_PIXELS:
@@ -282,9 +310,30 @@ class Tokens(VisualLimits):
     loss: Literal["answers", "all"] = Field(
         default="answers", description="what is learned: answers, or prompts too"
     )
-    prompt: str | None = Field(default=None, description="replaces the task's own prompt")
+    prompt: str | list[str] | None = Field(
+        default=None,
+        description="replaces the task's own prompt; of a list each sample takes one by its id",
+    )
     answer: Answer = Field(default_factory=Answer)
-    seed: int = Field(default=0, ge=0)
+    crop: Crop | None = Field(
+        default=None, description="crops of screenshots with their boxes, drawn by `seed`"
+    )
+    variants: int = Field(
+        default=1, gt=0, description="how many samples each one becomes, each with its own crop"
+    )
+    seed: int = Field(default=0, ge=0, description="of crops and prompts")
+
+    @model_validator(mode="after")
+    def _differ(self) -> Tokens:
+        if isinstance(self.prompt, list) and not self.prompt:
+            raise ValueError("prompt is an empty list; give texts, or leave it out")
+        several = isinstance(self.prompt, list) and len(self.prompt) > 1
+        if self.variants > 1 and not self.crop and not several:
+            raise ValueError(
+                f"variants: {self.variants} would make equal samples; give `crop`, or several "
+                "prompts"
+            )
+        return self
 
 
 class Stage(Strict):

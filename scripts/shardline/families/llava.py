@@ -72,6 +72,9 @@ IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP's, and DFN's
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 FILL = tuple(int(value * 255) for value in IMAGE_MEAN)  # around a picture that is no square
 
+UNUSABLE_ANSWERS = {"style": ("tags",), "frame": ("pixel",)}
+"""Ways to write coordinates that the family has no tokens, or no unambiguous size, for."""
+
 Grid = tuple[int, int, int]
 """(frames, height, width) of a medium, in patches."""
 
