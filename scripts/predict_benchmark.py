@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "sample": item.sample.id,
                 "question": item.sample.boxes[item.index].label,
                 "answer": answer.text,
+                "seen": answer.seen,
                 "new_tokens": answer.new_tokens,
             }
             for item, answer in answer_items(

@@ -47,10 +47,10 @@ def ask(model: Model, image: Path, prompt: str, *, raw: bool, device: str | None
         raise UserError(f"{image}: {problem}") from None
     family = registry.load("families", model.options["family"], model.options["plugins"])
     task = registry.load("tasks", model.options["task"], model.options["plugins"])
+    options = model.options["tokens"]
+    seen = [family.seen_size(family.media_grid(*picture.size, None, options))]
     messages = (
-        _turn(prompt)
-        if raw
-        else task.question(_sample(picture.size, prompt), 0, model.options["tokens"])
+        _turn(prompt) if raw else task.question(_sample(picture.size, prompt), 0, options, seen)
     )
 
     lean.without(*lean.HEAVY)
@@ -63,7 +63,7 @@ def ask(model: Model, image: Path, prompt: str, *, raw: bool, device: str | None
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = family.load_tokenizer(model.folder)
     weights = family.load_model(model.folder, choose_dtype(None, model.folder), device)
-    prompter = Prompter(family, task, tokenizer, model.options["tokens"], Path())
+    prompter = Prompter(family, task, tokenizer, options, Path())
     answerer = Answerer(weights, family, tokenizer, model.options["max_new_tokens"])
     answer = answerer([prompter.prompt(messages, [prompter.resize(picture)])])[0]
     width, height = picture.size
@@ -75,7 +75,7 @@ def ask(model: Model, image: Path, prompt: str, *, raw: bool, device: str | None
     }
     if raw:
         return found
-    point = task.parse(answer.text, model.options["tokens"])
+    point = task.parse(answer.text, options, seen)
     pixel = None if point is None else [round(point[0] * width), round(point[1] * height)]
     return found | {"point": point, "pixel": pixel}
 
@@ -99,5 +99,9 @@ def _sample(size: tuple[int, int], label: str) -> Sample:
     """A sample that asks for one element; where it is, only the question's reader knows."""
     medium = Medium(kind="image", path="", width=size[0], height=size[1])
     return Sample(
-        id="question", dataset="", media=[medium], boxes=[Box(label=label, xyxy=[0, 0, 1, 1])]
+        id="question",
+        dataset="",
+        media=[medium],
+        messages=_turn(label),
+        boxes=[Box(label=label, xyxy=[0, 0, 1, 1])],
     )

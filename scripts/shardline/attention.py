@@ -85,21 +85,24 @@ def packed_attention(
     return output.unsqueeze(0), None
 
 
-def vision_segments(grids: Sequence[Sequence[int]], device: torch.device | str) -> dict[str, Any]:
+def vision_segments(
+    grids: Sequence[Sequence[int]], device: torch.device | str, kind: str = "image"
+) -> dict[str, Any]:
     """Forward keywords that make a Qwen2-VL vision tower attend within each frame in one call.
 
     Without them the tower calls its attention image by image.
 
     Args:
-        grids: (time, height, width) of each image in patches.
+        grids: (time, height, width) of each medium in patches.
+        kind: of them all: ``image`` or ``video``.
     """
     sizes = [height * width for time, height, width in grids for _ in range(time)]
     bounds = [0, *itertools.accumulate(sizes)]
     return {
         # One chunk for the tower's own loop over images; our attention knows the real segments.
-        "image_cu_seqlens": torch.tensor([0, bounds[-1]], dtype=torch.int32, device=device),
-        "image_segments": torch.tensor(bounds, dtype=torch.int32, device=device),
-        "image_longest_segment": max(sizes),
+        f"{kind}_cu_seqlens": torch.tensor([0, bounds[-1]], dtype=torch.int32, device=device),
+        f"{kind}_segments": torch.tensor(bounds, dtype=torch.int32, device=device),
+        f"{kind}_longest_segment": max(sizes),
     }
 
 

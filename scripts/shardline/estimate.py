@@ -19,10 +19,13 @@ from shardline.errors import DataError, SampleError
 from shardline.files import read_json, read_jsonl
 from shardline.mixture import apportion, choose, draw
 from shardline.packing import pack_steps
+from shardline.pictures import media_grids
 from shardline.samples import Sample
+from shardline.variants import variants_of
 
 CHARACTERS_A_TOKEN = 3.5  # English UI text with a large vocabulary; only without a tokenizer
 SPECIAL_TOKENS_A_TURN = 4
+MEDIA = ("image", "video")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,26 +54,24 @@ def dataset_lengths(
         tokens: the token options of the stage.
     """
     ids, lengths, visual, unusable = [], [], [], 0
-    limits = tokens["min_visual_tokens"], tokens["max_visual_tokens"]
     for shard in read_json(converted)["shards"]:
         for row in read_jsonl(converted.parent / shard["name"]):
-            sample = Sample.from_json(row)
-            try:
-                messages = task.conversation(sample, tokens)
-                text = _text_tokens(messages, family, tokenizer)
-                media = sum(
-                    family.visual_tokens(family.image_grid(medium.width, medium.height, *limits))
-                    for medium in sample.media
-                )
-            except SampleError:
-                unusable += 1
-                continue
-            if not messages:
-                unusable += 1
-                continue
-            ids.append(sample.id)
-            lengths.append(text - len(sample.media) + media)
-            visual.append(media)
+            for sample, _ in variants_of(Sample.from_json(row), tokens):
+                try:
+                    grids = media_grids(sample, family, tokens)
+                    seen = [family.seen_size(grid) for grid in grids]
+                    messages = task.conversation(sample, tokens, seen)
+                    text = _text_tokens(messages, family, tokenizer)
+                except SampleError:
+                    unusable += 1
+                    continue
+                if not messages:
+                    unusable += 1
+                    continue
+                media = sum(map(family.visual_tokens, grids))
+                ids.append(sample.id)
+                lengths.append(text - len(sample.media) + media)
+                visual.append(media)
     return Lengths(
         ids=ids,
         tokens=np.array(lengths, dtype=np.int64),
@@ -85,7 +86,7 @@ def _text_tokens(
     if tokenizer is not None:
         return len(family.encode(tokenizer, messages)[0])
     texts = [part["text"] for message in messages for part in message["content"] if "text" in part]
-    media = sum(part["type"] != "text" for message in messages for part in message["content"])
+    media = sum(part["type"] in MEDIA for message in messages for part in message["content"])
     characters = sum(map(len, texts))
     return round(
         characters / CHARACTERS_A_TOKEN + SPECIAL_TOKENS_A_TURN * len(messages) + 3 * media

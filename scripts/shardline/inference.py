@@ -21,6 +21,7 @@ from shardline.embedded import read_medium
 from shardline.errors import ConfigError, DataError
 from shardline.files import read_json, sha256_bytes
 from shardline.images import BadImage, decode_rgb
+from shardline.placeholders import placeholder_ids
 from shardline.samples import Sample
 
 SPEAK_EVERY = 5.0  # seconds between two lines of the log
@@ -51,6 +52,8 @@ class Answer(NamedTuple):
 
     text: str
     new_tokens: int
+    seen: Sequence[tuple[int, int]] = ()
+    """Width and height in pixels of each picture of the question, as the model saw it."""
 
 
 def choose_dtype(precision: str | None, model: Path) -> torch.dtype:
@@ -121,7 +124,7 @@ class Prompter:
         """Args: ``options`` of the tokens, as in training; ``raw``: folder of the images."""
         self.family, self.task, self.tokenizer = family, task, tokenizer
         self.options, self.raw = options, raw
-        self.placeholder = tokenizer.token_to_id(family.PLACEHOLDER)
+        self.placeholders = placeholder_ids(tokenizer, family)
         self._picture = lru_cache(CACHED_IMAGES)(self._open)
 
     def __call__(self, item: Item) -> Prompt:
@@ -130,8 +133,9 @@ class Prompter:
         Raises:
             DataError: an image is missing or does not decode.
         """
-        messages = self.task.question(item.sample, item.index, self.options)
         pictures = [self._picture(medium.path) for medium in item.pictured.media]
+        seen = [self.family.seen_size(grid) for _, grid in pictures]
+        messages = self.task.question(item.sample, item.index, self.options, seen)
         return self.prompt(messages, pictures)
 
     def prompt(
@@ -142,14 +146,14 @@ class Prompter:
         """The prompt of a conversation and its resized pictures with their grids."""
         input_ids, labels = self.family.encode(self.tokenizer, messages, generation_prompt=True)
         grids = [grid for _, grid in pictures]
-        expanded, _ = self.family.expand(input_ids, labels, grids, self.placeholder)
+        expanded, _ = self.family.expand(input_ids, labels, grids, self.placeholders)
         return Prompt(expanded.astype(np.int64), [image for image, _ in pictures], grids)
 
     def resize(self, image: Any) -> tuple[torch.Tensor, tuple[int, int, int]]:
         """A PIL image as the model sees it, and its grid."""
-        limits = self.options["min_visual_tokens"], self.options["max_visual_tokens"]
-        grid = self.family.image_grid(*image.size, *limits)
-        return torch.from_numpy(np.array(self.family.resize_image(image, grid))), grid
+        grid = self.family.media_grid(*image.size, None, self.options)
+        resized = self.family.resize([image], grid, self.options)
+        return torch.from_numpy(np.array(resized)), grid
 
     def _open(self, path: str) -> tuple[torch.Tensor, tuple[int, int, int]]:
         file = self.raw / path
@@ -201,13 +205,16 @@ class Answerer:
         if images := [image for prompt in prompts for image in prompt.images]:
             grids = [grid for prompt in prompts for grid in prompt.grids]
             inputs = self.family.vision_inputs(images, grids, device, torch.float32)
-            placeholder = self.tokenizer.token_to_id(self.family.PLACEHOLDER)
-            inputs["mm_token_type_ids"] = (tokens == placeholder).long().to(device)
+            types = (tokens == placeholder_ids(self.tokenizer, self.family)[0]).long().to(device)
+            inputs |= self.family.position_inputs(types, [1] * len(images), [0.0] * len(images))
         with torch.no_grad():
             output = self.model.generate(
                 input_ids=tokens.to(device), attention_mask=mask.to(device), **inputs
             )
-        return [self._answer(row) for row in output[:, width:].tolist()]
+        return [
+            self._answer(row)._replace(seen=[self.family.seen_size(grid) for grid in prompt.grids])
+            for row, prompt in zip(output[:, width:].tolist(), prompts, strict=True)
+        ]
 
     def _answer(self, tokens: list[int]) -> Answer:
         end = next((place for place, token in enumerate(tokens) if token in self.ends), None)

@@ -17,6 +17,7 @@ from shardline.errors import DataError, UserError
 from shardline.files import read_json, read_jsonl, sha256_file
 from shardline.plan_file import read_plan, samples_of_step
 from shardline.samples import Sample
+from shardline.variants import source_id
 
 Json = dict[str, Any]
 _SHARD = re.compile(r"shard-(?P<number>\d{5})-")
@@ -172,7 +173,9 @@ class Lineage:
         }
 
     def planned_samples(self, shard: str, ids: set[str]) -> dict[str, Sample]:
-        """Canonical samples of a token shard by id; it has the number of its converted shard.
+        """Canonical samples of a token shard by id, of a variant the one that it was made of.
+
+        The token shard has the number of its converted shard.
 
         Args:
             shard: its path below ``results``.
@@ -182,10 +185,11 @@ class Lineage:
         """
         _, dataset, _, name = shard.split("/")
         manifest = Path(paths.converted(dataset))
-        samples = self._find(manifest, _SHARD.match(name)["number"], ids)
-        if missing := sorted(ids - set(samples)):
+        sources = {sample: source_id(sample) for sample in ids}
+        samples = self._find(manifest, _SHARD.match(name)["number"], set(sources.values()))
+        if missing := sorted(set(sources.values()) - set(samples)):
             raise DataError(f"{manifest}: has no sample {missing[0]} any more; run snakemake")
-        return samples
+        return {sample: samples[source] for sample, source in sources.items()}
 
     def sources(self, datasets: Iterable[str]) -> list[Json]:
         """Where datasets come from: their locks, and the licence that the config states."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from shardline.errors import ConfigError, DataError
+from shardline.placeholders import media_types
 from shardline.plan_file import Place, read_plan
 from shardline.token_reader import TokenReader
 
@@ -61,7 +62,7 @@ class PlanDataset(torch.utils.data.Dataset):
         self.accumulation = accumulation or needed
         self.rank, self.ranks, self.micro_batch = rank, ranks, micro_batch
         self.family = family
-        self.placeholder = self.plan.summary["placeholder_id"]
+        self.placeholders = self.plan.summary["placeholder_ids"]
         self.reader = TokenReader(results, self.plan.summary["shards"])
 
     def __len__(self) -> int:
@@ -77,11 +78,13 @@ class PlanDataset(torch.utils.data.Dataset):
 
         Returns:
             ``input_ids``, ``labels``, ``mm_token_type_ids`` int64 [1, T] (a sample's first label is
-            -100: nothing predicts it); ``position_ids`` int64 [4, 1, T]: positions in the sample's
-            text, then the family's three; ``cu_seq_lens_q``, ``cu_seq_lens_k`` int32 [samples + 1];
-            ``max_length_q``, ``max_length_k`` int; ``images``: uint8 [height, width, 3] each;
-            ``image_grid_thw`` int64 [images, 3]; ``samples``: their ids; ``step``;
-            ``loss_denominator``: supervised tokens of the whole step, over all ranks.
+            -100: nothing predicts it); ``position_ids`` int64 [1 + rows, 1, T]: positions in the
+            sample, then the family's rows of positions; ``cu_seq_lens_q``, ``cu_seq_lens_k`` int32
+            [samples + 1]; ``max_length_q``, ``max_length_k`` int; ``samples``: their ids; ``step``;
+            ``loss_denominator``: supervised tokens of the whole step, over all ranks. Of each
+            medium: ``images``: uint8 [height, width, 3], the frames of a video one below the other;
+            ``image_grid_thw`` int64 [media, 3]; ``media_types``: 1 for an image, 2 for a video;
+            ``intervals``: seconds from frame to frame.
 
             A row for which the step has no pack left repeats the step's shortest sample without
             labels, so that every rank runs the same modules; its ``samples`` are empty.
@@ -104,25 +107,30 @@ class PlanDataset(torch.utils.data.Dataset):
         return {**row, "step": step, "loss_denominator": self.plan.supervised_of(step)}
 
     def _row(self, places: Sequence[Place]) -> dict[str, Any]:
-        input_ids, labels, positions, images, grids, names = [], [], [], [], [], []
+        input_ids, labels, positions, names = [], [], [], []
+        images, grids, types, intervals = [], [], [], []
         for place in places:
             sample = self.reader.read(place.shard, place.row)
             try:
                 tokens, targets = self.family.expand(
-                    sample.input_ids, sample.labels, sample.grids, self.placeholder
+                    sample.input_ids, sample.labels, sample.grids, self.placeholders
                 )
                 if len(tokens) != place.length:
                     raise DataError(f"{len(tokens)} tokens where the plan has {place.length}")
-                mrope = self.family.positions(tokens, sample.grids, self.placeholder)
+                rotary = self.family.positions(
+                    tokens, sample.grids, self.placeholders, sample.intervals
+                )
             except DataError as error:
                 path = self.plan.summary["shards"][place.shard]["path"]
                 raise DataError(f"{path}: sample {sample.id}: {error}") from None
             targets[0] = IGNORED
             input_ids.append(tokens)
             labels.append(targets)
-            positions.append(np.concatenate([np.arange(len(tokens))[None], mrope]))
+            positions.append(np.concatenate([np.arange(len(tokens))[None], rotary]))
             images += [torch.from_numpy(image) for image in sample.images]
             grids += sample.grids
+            intervals += sample.intervals
+            types += filter(None, media_types(sample.input_ids, self.placeholders).tolist())
             names.append(sample.id)
         lengths = [place.length for place in places]
         bounds = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
@@ -130,7 +138,9 @@ class PlanDataset(torch.utils.data.Dataset):
         return {
             "input_ids": tokens,
             "labels": _tensor(labels),
-            "mm_token_type_ids": (tokens == self.placeholder).long(),
+            "mm_token_type_ids": torch.from_numpy(
+                media_types(tokens[0].numpy(), self.placeholders)
+            )[None],
             "position_ids": torch.from_numpy(np.concatenate(positions, axis=1))[:, None],
             "cu_seq_lens_q": bounds,
             "cu_seq_lens_k": bounds,
@@ -138,6 +148,8 @@ class PlanDataset(torch.utils.data.Dataset):
             "max_length_k": max(lengths),
             "images": images,
             "image_grid_thw": torch.tensor(grids, dtype=torch.int64).reshape(-1, 3),
+            "media_types": types,
+            "intervals": intervals,
             "samples": names,
         }
 

@@ -11,6 +11,7 @@ from typing import Any
 from shardline.errors import ConfigError, DataError, SampleError
 from shardline.files import naming_full_disk, read_json, read_jsonl, short_hash
 from shardline.locks import write_lock
+from shardline.pictures import media_grids
 from shardline.samples import Sample
 
 CONFIG_KEYS = {"text_config", "vision_config", "tokenizer", "image_processor", "seed"}
@@ -43,7 +44,7 @@ def build_model(
         raise ConfigError(f"model {name}: unknown key {unknown[0]!r} in its config file")
     if missing := sorted(CONFIG_KEYS - set(config)):
         raise ConfigError(f"model {name}: its config file lacks {', '.join(missing)}")
-    conversations = list(_conversations(converted, task, options["tokens"]))
+    conversations = list(_conversations(converted, family, task, options["tokens"]))
     if not conversations:
         raise DataError(f"model {name}: the datasets have no text to train its tokenizer on")
     tokenizer = family.train_tokenizer(conversations, config["tokenizer"]["vocab_size"])
@@ -67,13 +68,17 @@ def build_model(
 
 
 def _conversations(
-    converted: Sequence[Path], task: ModuleType, tokens: Mapping[str, Any]
+    converted: Sequence[Path], family: ModuleType, task: ModuleType, tokens: Mapping[str, Any]
 ) -> Iterator[list[dict[str, Any]]]:
     for manifest in converted:
         for shard in read_json(manifest)["shards"]:
             for row in read_jsonl(manifest.parent / shard["name"]):
+                sample = Sample.from_json(row)
                 try:
-                    messages = task.conversation(Sample.from_json(row), tokens)
+                    grids = media_grids(sample, family, tokens)
+                    seen = [family.seen_size(grid) for grid in grids]
+                    messages = task.conversation(sample, tokens, seen)
+                    family.render(messages)
                 except SampleError:
                     continue  # tokenising lists it among the rejects
                 if messages:

@@ -17,6 +17,7 @@ from shardline import paths, registry
 from shardline.errors import UserError
 from shardline.files import read_json, sha256_bytes
 from shardline.lineage import Lineage
+from shardline.placeholders import media_types, placeholder_ids
 from shardline.plan_file import Place, Plan, read_plan
 from shardline.png import encode_png
 from shardline.reporting.numbers import per_cent, plural
@@ -24,6 +25,7 @@ from shardline.reporting.pictures import Scene, draw_box, draw_point
 from shardline.samples import Sample, to_unit
 from shardline.token_index import read_index
 from shardline.token_reader import StoredSample, TokenReader
+from shardline.variants import variant_of
 
 IGNORED = -100
 PACKS = 12
@@ -141,7 +143,9 @@ class Preview:
         """
         stored = self.reader.read(place.shard, place.row)
         shard = self.shards[place.shard]["path"]
-        sample = self.lineage.planned_samples(shard, {stored.id})[stored.id]
+        source = self.lineage.planned_samples(shard, {stored.id})[stored.id]
+        options = self.tokens[stored.dataset]["tokens"]
+        sample = variant_of(source, stored.id, options).sample
         scenes = [_scene(image) for image in stored.images]
         stretches = self.stretches(stored)
         points = self._points(stored)
@@ -164,17 +168,20 @@ class Preview:
 
     def stretches(self, stored: StoredSample) -> list[Stretch]:
         """The tokens as text, cut where the loss mask changes; a medium with its token count."""
-        placeholder = self.tokenizer.token_to_id(self.family.PLACEHOLDER)
+        types = media_types(stored.input_ids, placeholder_ids(self.tokenizer, self.family))
         sizes = iter(self.family.visual_tokens(grid) for grid in stored.grids)
         kinds = np.where(stored.labels != IGNORED, "learned", "plain").astype(object)
         kinds[:1] = "plain"  # nothing predicts the first token
-        kinds[stored.input_ids == placeholder] = "medium"
+        kinds[types > 0] = "medium"
         found = []
         pairs = zip(kinds.tolist(), stored.input_ids.tolist(), strict=True)
         for kind, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
             ids = [token for _, token in group]
             if kind == "medium":
-                found += [Stretch(kind, f"{self.family.PLACEHOLDER} × {next(sizes)}") for _ in ids]
+                found += [
+                    Stretch(kind, f"{self.tokenizer.id_to_token(token)} × {next(sizes)}")
+                    for token in ids
+                ]
             else:
                 text = self.tokenizer.decode(ids, skip_special_tokens=False)
                 found.append(Stretch(kind, text))
@@ -206,13 +213,14 @@ class Preview:
         """The points that the learned answers name, read as evaluation reads a model's answers."""
         options = self.tokens[stored.dataset]
         task = registry.load("tasks", options["task"], self.project.plugins)
+        seen = [self.family.seen_size(grid) for grid in stored.grids]
         learned = stored.labels != IGNORED
         points = []
         for kept, group in itertools.groupby(range(len(learned)), key=lambda at: bool(learned[at])):
             if kept:
                 ids = stored.input_ids[list(group)].tolist()
                 text = self.tokenizer.decode(ids, skip_special_tokens=True)
-                if (point := task.parse(text, options["tokens"])) is not None:
+                if (point := task.parse(text, options["tokens"], seen)) is not None:
                     points.append(point)
         return points
 
@@ -222,7 +230,7 @@ class Preview:
             height, width = image.shape[:2]
             rows.append(
                 (
-                    "image",
+                    medium.kind,
                     f"{medium.width}×{medium.height} → {width}×{height} pixels, "
                     f"{grid[0] * grid[1] * grid[2]:,} patches, "
                     f"{plural(self.family.visual_tokens(grid), 'token')}",

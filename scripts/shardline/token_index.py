@@ -20,7 +20,7 @@ from shardline.files import atomic_file, canonical_json, sha256_file
 from shardline.shards import Member
 
 METADATA = b"shardline"
-MODEL_FACTS = ("family", "placeholder_id", "tokenizer_sha256", "template_sha256")
+MODEL_FACTS = ("family", "placeholder_ids", "tokenizer_sha256", "template_sha256")
 """Facts of a shard that all shards of one training must share."""
 SCHEMA = pa.schema(
     [
@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         ("patches", pa.int32()),
         ("supervised", pa.int32()),
         ("grids", pa.list_(pa.list_(pa.int32()))),
+        ("intervals", pa.list_(pa.float64())),
         (
             "members",
             pa.list_(
@@ -100,13 +101,16 @@ class ShardIndex:
         """
         if sha256_file(path) != sha256:
             raise DataError(f"{path}: changed since the plan was made; run the plan again")
-        table = read_index(path, ["id", "dataset", "grids", "members"]).combine_chunks()
+        table = read_index(
+            path, ["id", "dataset", "grids", "intervals", "members"]
+        ).combine_chunks()
         members = table["members"].combine_chunks()
         flat = members.flatten()
         self.path = path
         self.ids = table["id"]
         self.datasets = table["dataset"]
         self.grids = table["grids"]
+        self.intervals = table["intervals"]
         first = flat.field("name")[: len(members[0]) if len(members) else 0].to_pylist()
         self.suffixes = [name.partition(".")[2] for name in first]
         if len(flat) != len(members) * len(first):

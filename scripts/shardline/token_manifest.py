@@ -28,6 +28,7 @@ def write_token_manifest(
             up, or shards were made with different tokenizers.
     """
     source = read_json(filtered)
+    offered = 0
     shards, rejected = [], []
     shared: dict[str, Any] = {}
     versions: dict[str, set[str]] = {}
@@ -38,23 +39,25 @@ def write_token_manifest(
         facts = read_facts(index)
         entry, rows = _entry(tar, index, facts), list(read_jsonl(tar.with_suffix(".rejects.jsonl")))
         if not (
-            facts["in"] == image_shard["samples"] == facts["kept"] + facts["rejected"]
+            facts["in"] == image_shard["samples"] * facts["variants"]
+            and facts["in"] == facts["kept"] + facts["rejected"]
             and (facts["kept"], facts["rejected"]) == (entry["samples"], len(rows))
         ):
             raise DataError(
-                f"{tar}: {image_shard['samples']} samples went in, {entry['samples']} were kept "
-                f"and {len(rows)} rejected; tokenise this shard again"
+                f"{tar}: {image_shard['samples'] * facts['variants']} samples went in, "
+                f"{entry['samples']} were kept and {len(rows)} rejected; tokenise this shard again"
             )
         for key in MODEL_FACTS:
             if shared.setdefault(key, facts[key]) != facts[key]:
                 raise DataError(f"{tar}: its {key} differs from the other shards'; tokenise again")
         for package, number in facts["versions"].items():
             versions.setdefault(package, set()).add(number)
+        offered += facts["in"]
         shards.append(entry)
         rejected += rows
         totals += Counter({name: entry[name] for name in ("tokens", "supervised", "patches")})
     kept = sum(entry["samples"] for entry in shards)
-    if source["samples"]["kept"] != kept + len(rejected):
+    if source["samples"]["kept"] != sum(shard["samples"] for shard in source["shards"]):
         raise DataError(f"{filtered}: its shards do not hold the samples that it counts")
     write_jsonl(rejects, rejected)
     write_json(
@@ -65,7 +68,7 @@ def write_token_manifest(
             "variant": variant,
             **{key: shared.get(key) for key in MODEL_FACTS},
             "samples": {
-                "in": source["samples"]["kept"],
+                "in": offered,
                 "kept": kept,
                 "rejected": len(rejected),
             },

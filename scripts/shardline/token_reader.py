@@ -31,6 +31,7 @@ class StoredSample:
     input_ids: np.ndarray
     labels: np.ndarray
     grids: list[tuple[int, int, int]]
+    intervals: list[float]
     images: list[np.ndarray]
 
 
@@ -98,6 +99,7 @@ class TokenReader:
             arrays["input_ids.npy"],
             arrays["labels.npy"],
             [tuple(grid) for grid in index.grids[row].as_py()],
+            index.intervals[row].as_py(),
             images,
         )
 

@@ -1,7 +1,8 @@
 """Image shards to token shards: what the model will read, ready but for padding and positions.
 
-A sample becomes token ids with one placeholder a medium, labels, the grid of each medium, and the
-image at the size of its grid. Nothing of it depends on mixture, sequence length or hardware.
+A sample becomes token ids with one placeholder a medium, labels, the grid of each medium, and its
+picture at the size of its grid (the sampled frames of a video one below the other). Nothing of it
+depends on mixture, sequence length or hardware.
 """
 
 from __future__ import annotations
@@ -19,31 +20,36 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
+from shardline.chat_tokens import IGNORED
 from shardline.errors import DataError, SampleError
 from shardline.files import canonical_json, file_entry, sha256_bytes, sha256_file, write_jsonl
-from shardline.images import BadImage, decode_rgb
+from shardline.pictures import Pictures, decode_medium
+from shardline.placeholders import media_types, placeholder_ids
 from shardline.png import encode_png
 from shardline.samples import Sample
 from shardline.shards import read_shard, write_shard
 from shardline.token_index import write_index
+from shardline.variants import cut, variants_of
 
 STAGE = "tokenize"
-IGNORED = -100
-PACKAGES = ("numpy", "pillow", "pyarrow", "tokenizers")
+PACKAGES = ("av", "numpy", "pillow", "pyarrow", "tokenizers")
+IMAGE_SUFFIX = "png"
 
 
 class Tokenised(NamedTuple):
-    """One sample as tokens: int32 [L] arrays with one placeholder a medium, and its images."""
+    """One sample as tokens: int32 [L] arrays with one placeholder a medium, and its media."""
 
     input_ids: np.ndarray
     labels: np.ndarray
     grids: list[tuple[int, int, int]]
+    intervals: list[float]
+    """Of each medium: seconds from frame to frame, 0 for an image."""
     images: list[Image.Image]
 
 
 def tokenise_sample(
     sample: Sample,
-    images: Sequence[Image.Image],
+    media: Sequence[Pictures],
     *,
     family: ModuleType,
     task: ModuleType,
@@ -53,28 +59,41 @@ def tokenise_sample(
     """Render, encode and resize one sample.
 
     Args:
-        images: its media in order, upright RGB.
-        options: of the tokens: ``min_visual_tokens``, ``max_visual_tokens``, and the task's.
+        media: of the sample, in order.
+        options: of the tokens: ``loss``, the family's and the task's.
 
     Raises:
         SampleError: ``no_supervised``: the loss would see no token; ``placeholders``: they are
             not as many as the media; or what the task or the family refuses.
     """
-    input_ids, labels = family.encode(tokenizer, task.conversation(sample, options))
+    grids = [
+        family.media_grid(
+            *part.frames[0].size, len(part.frames) if part.interval else None, options
+        )
+        for part in media
+    ]
+    messages = task.conversation(sample, options, [family.seen_size(grid) for grid in grids])
+    input_ids, labels = family.encode(tokenizer, messages, loss=options.get("loss", "answers"))
     if not count_supervised(labels):
         raise SampleError("no_supervised", "no token of it would be learned")
-    placeholders = count_placeholders(input_ids, tokenizer.token_to_id(family.PLACEHOLDER))
-    if placeholders != len(images):
-        raise SampleError("placeholders", f"{placeholders} in the text for {len(images)} media")
-    limits = options["min_visual_tokens"], options["max_visual_tokens"]
-    grids = [family.image_grid(*image.size, *limits) for image in images]
-    resized = [family.resize_image(image, grid) for image, grid in zip(images, grids, strict=True)]
-    return Tokenised(input_ids, labels, grids, resized)
+    placeholders = count_placeholders(input_ids, placeholder_ids(tokenizer, family))
+    if placeholders != len(media):
+        raise SampleError("placeholders", f"{placeholders} in the text for {len(media)} media")
+    return Tokenised(
+        input_ids,
+        labels,
+        grids,
+        [part.interval for part in media],
+        [
+            family.resize(part.frames, grid, options)
+            for part, grid in zip(media, grids, strict=True)
+        ],
+    )
 
 
-def count_placeholders(input_ids: np.ndarray, placeholder: int) -> int:
+def count_placeholders(input_ids: np.ndarray, placeholders: Sequence[int]) -> int:
     """How many media the tokens ask for."""
-    return int(np.count_nonzero(input_ids == placeholder))
+    return int(np.count_nonzero(media_types(input_ids, placeholders)))
 
 
 def count_supervised(labels: np.ndarray) -> int:
@@ -101,37 +120,43 @@ def tokenise_shard(
             its sample states.
     """
     tokenizer = family.load_tokenizer(model)
-    placeholder = tokenizer.token_to_id(family.PLACEHOLDER)
+    family.check_model(model, options)
+    placeholders = placeholder_ids(tokenizer, family)
     rows: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
 
     def tokenised() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
         for key, members in read_shard(source):
-            sample = Sample.from_json(json.loads(json.loads(members["json"])["sample"]))
-            try:
-                tokens = tokenise_sample(
-                    sample,
-                    _images(source, key, sample, members),
-                    family=family,
-                    task=task,
-                    tokenizer=tokenizer,
-                    options=options,
-                )
-            except SampleError as error:
-                rejected.append(_reject(sample, error))
-                continue
-            rows.append({"key": key, **_index_row(sample, tokens, family, placeholder)})
-            yield key, _members(sample, tokens)
+            original = Sample.from_json(json.loads(json.loads(members["json"])["sample"]))
+            media = _media(source, key, original, members, options)
+            for number, (sample, window) in enumerate(variants_of(original, options)):
+                shown = [Pictures([cut(media[0].frames[0], window)])] if window else media
+                try:
+                    tokens = tokenise_sample(
+                        sample,
+                        shown,
+                        family=family,
+                        task=task,
+                        tokenizer=tokenizer,
+                        options=options,
+                    )
+                except SampleError as error:
+                    rejected.append(_reject(sample, error))
+                    continue
+                name = f"{key}-{number}" if number else key
+                rows.append({"key": name, **_index_row(sample, tokens, family, placeholders)})
+                yield name, _members(sample, tokens)
 
     members = write_shard(output, tokenised())
     write_jsonl(rejects, rejected)
     facts = {
         "shard": file_entry(output),
         "in": len(rows) + len(rejected),
+        "variants": options.get("variants", 1),
         "kept": len(rows),
         "rejected": len(rejected),
         "family": family_name,
-        "placeholder_id": placeholder,
+        "placeholder_ids": placeholders,
         "tokenizer_sha256": sha256_file(model / "tokenizer.json"),
         "template_sha256": sha256_bytes(family.chat_template().encode()),
         "versions": {
@@ -142,29 +167,24 @@ def tokenise_shard(
     write_index(index, rows, members, facts)
 
 
-def _images(
-    source: Path, key: str, sample: Sample, members: Mapping[str, bytes]
-) -> list[Image.Image]:
-    pictures = {}
-    for suffix, data in members.items():
-        number, _, _ = suffix.partition(".")
-        if number.isdigit():
-            pictures[int(number)] = data
-    images = []
+def _media(
+    source: Path,
+    key: str,
+    sample: Sample,
+    members: Mapping[str, bytes],
+    options: Mapping[str, Any],
+) -> list[Pictures]:
+    """The decoded media of a sample."""
+    files = {suffix.partition(".")[0]: data for suffix, data in members.items()}
+    media = []
     for number, medium in enumerate(sample.media):
+        if (data := files.get(str(number))) is None:
+            raise DataError(f"{source}: sample {key} ({sample.id}) lacks {medium.kind} {number}")
         try:
-            image = decode_rgb(pictures[number])
-        except KeyError:
-            raise DataError(f"{source}: sample {key} ({sample.id}) lacks image {number}") from None
-        except BadImage as problem:
-            raise DataError(f"{source}: image {number} of {key} ({sample.id}): {problem}") from None
-        if image.size != (medium.width, medium.height):
-            raise DataError(
-                f"{source}: image {number} of {key} ({sample.id}) is {image.width}x{image.height}, "
-                f"its sample says {medium.width}x{medium.height}"
-            )
-        images.append(image)
-    return images
+            media.append(decode_medium(sample, number, data, options))
+        except DataError as problem:
+            raise DataError(f"{source}: sample {key}: {problem}") from None
+    return media
 
 
 def _members(sample: Sample, tokens: Tokenised) -> list[tuple[str, bytes]]:
@@ -172,10 +192,14 @@ def _members(sample: Sample, tokens: Tokenised) -> list[tuple[str, bytes]]:
         "id": sample.id,
         "dataset": sample.dataset,
         "grids": canonical_json(tokens.grids),
+        "intervals": canonical_json(tokens.intervals),
     }
     return [
         ("json", canonical_json(head).encode()),
-        *((f"{number}.png", encode_png(image)) for number, image in enumerate(tokens.images)),
+        *(
+            (f"{number}.{IMAGE_SUFFIX}", encode_png(image))
+            for number, image in enumerate(tokens.images)
+        ),
         ("input_ids.npy", _npy(tokens.input_ids)),
         ("labels.npy", _npy(tokens.labels)),
     ]
@@ -188,18 +212,19 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _index_row(
-    sample: Sample, tokens: Tokenised, family: ModuleType, placeholder: int
+    sample: Sample, tokens: Tokenised, family: ModuleType, placeholders: Sequence[int]
 ) -> dict[str, Any]:
-    expanded, _ = family.expand(tokens.input_ids, tokens.labels, tokens.grids, placeholder)
+    expanded, _ = family.expand(tokens.input_ids, tokens.labels, tokens.grids, placeholders)
     return {
         "id": sample.id,
         "dataset": sample.dataset,
         "length": len(expanded),
         "text_length": len(tokens.input_ids),
-        "placeholders": count_placeholders(tokens.input_ids, placeholder),
+        "placeholders": count_placeholders(tokens.input_ids, placeholders),
         "patches": sum(t * h * w for t, h, w in tokens.grids),
         "supervised": count_supervised(tokens.labels),
         "grids": [list(grid) for grid in tokens.grids],
+        "intervals": tokens.intervals,
     }
 
 

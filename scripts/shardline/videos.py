@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from shardline.containers import missing_bytes
 from shardline.embedded import image_extension
@@ -68,22 +68,44 @@ def probe_video(path: str, max_pixels: int) -> Video:
     import av
 
     try:
-        container = av.open(
-            path,
-            options={"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "file"},
-            metadata_errors="replace",
-        )
+        container = open_video(path)
     except (av.FFmpegError, ValueError) as error:
         if (kind := image_extension(head)) not in ("bin", "gif"):
             detail = f"a {kind} file; of images, only GIFs are read as videos"
             raise Rejection("unsupported_video", detail) from None
-        raise Rejection("corrupt_video", f"no video format that we know: {_words(error)}") from None
+        raise Rejection("corrupt_video", f"no video format that we know: {words(error)}") from None
     with container:
         return _decode(_stream(container, max_pixels), max_pixels)
 
 
+def open_video(source: str | BinaryIO) -> av.container.InputContainer:
+    """Open a video file by its path or its bytes; it may refer to no other file and no network."""
+    import av
+
+    return av.open(
+        source,
+        options={"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "file"},
+        metadata_errors="replace",
+    )
+
+
 def _stream(container: av.container.InputContainer, max_pixels: int) -> av.VideoStream:
-    """The first video stream, ready to be decoded."""
+    """The first video stream, ready to be decoded, but without smoothing."""
+    stream = first_stream(container)
+    context = stream.codec_context
+    _check_size(context.width, context.height, max_pixels)
+    most = 4 * max_pixels + PADDING  # decoders' own buffers are larger than a frame
+    # Smoothing changes what frames look like, not whether they decode, and takes a third.
+    context.options = {"skip_loop_filter": "all", "max_pixels": str(most)}
+    return stream
+
+
+def first_stream(container: av.container.InputContainer) -> av.VideoStream:
+    """The first video stream, to be decoded by one thread.
+
+    Raises:
+        Rejection: ``no_video_stream`` or ``unsupported_video``.
+    """
     import av
 
     pictures = av.stream.Disposition.attached_pic  # the cover of a piece of music
@@ -95,11 +117,7 @@ def _stream(container: av.container.InputContainer, max_pixels: int) -> av.Video
     context = stream.codec_context
     if context is None:
         raise Rejection("unsupported_video", "no decoder for its codec")
-    _check_size(context.width, context.height, max_pixels)
-    context.thread_count = 1  # the files are audited in parallel
-    most = 4 * max_pixels + PADDING  # decoders' own buffers are larger than a frame
-    # Smoothing changes what frames look like, not whether they decode, and takes a third.
-    context.options = {"skip_loop_filter": "all", "max_pixels": str(most)}
+    context.thread_count = 1  # files are read in parallel
     return stream
 
 
@@ -132,7 +150,7 @@ def _decode(stream: av.VideoStream, max_pixels: int) -> Video:
                 times = _extended(times, frame)
                 count += 1
     except (av.FFmpegError, ValueError) as error:
-        raise Rejection("corrupt_video", f"after {count} frames: {_words(error)}") from None
+        raise Rejection("corrupt_video", f"after {count} frames: {words(error)}") from None
     if not count:
         raise Rejection("corrupt_video", "no frame decodes")
     fps, duration = _timing(stream, count, times)
@@ -170,6 +188,6 @@ def _timing(stream: av.VideoStream, count: int, times: list[int]) -> tuple[Fract
     return (count / duration if duration else Fraction(0)), Fraction(duration)
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
     """An error's message without the path of the file, which differs between machines."""
     return getattr(error, "strerror", None) or type(error).__name__

@@ -76,7 +76,7 @@ def test_extends_takes_dotted_keys_and_finds_stages_by_name():
         (recipe(filters=[{"overlap": {"limit": "9"}}]), ["overlap.limit: '9'", "a whole number"]),
         (recipe(filters=[{"overlap": {"limit": True}}]), ["overlap.limit: True", "a whole number"]),
         (recipe(filters=[{"dedup": {"same_text": 1}}]), ["same_text: 1", "true, false"]),
-        (recipe(family="gpt"), ["family = 'gpt'", "allowed: qwen2_vl"]),
+        (recipe(family="gpt"), ["family = 'gpt'", "qwen2_vl"]),
         (recipe(base="hub://Qwen/Qwen2-VL-2B-Instruct"), ["base", "pattern"]),
         (recipe(base="init:config/models/none.json"), ["none.json", "no such file"]),
         ({"build": ["dmeo"]}, ["build = 'dmeo'", "allowed: demo"]),
@@ -119,7 +119,7 @@ def test_a_stage_overrides_data_filters_and_tokens():
     assert (sft.dataset, adapt.dataset) == ("demo_screens", "demo_screens")
     assert project.decide["demo_screens", adapt.filtered]["filters"] == []
     assert len(project.decide["demo_screens", sft.filtered]["filters"]) == 2
-    assert project.tokenize["demo_screens", adapt.tokens]["tokens"]["answer"] == {"decimals": 3}
+    assert project.tokenize["demo_screens", adapt.tokens]["tokens"]["answer"]["decimals"] == 3
 
 
 def test_appending_a_dataset_keeps_the_variants_of_earlier_ones():
@@ -157,6 +157,76 @@ def test_folder_digest_sees_names_and_sizes(tmp_path):
     second = folder_digest(tmp_path)
     (tmp_path / "b.txt").write_text("")
     assert len({first, second, folder_digest(tmp_path), folder_digest(tmp_path / "none")}) == 4
+
+
+def with_tokens(tokens, family="qwen2_vl"):
+    mine = {
+        "family": family,
+        "base": "folder:/models/base",
+        "train": ["demo_screens"],
+        "stages": [SFT],
+        "tokens": tokens,
+    }
+    return {"recipes": {"mine": mine}, "build": ["mine"]}
+
+
+def tokens(**changes):
+    return Project(config(**with_tokens(changes)), ROOT).tokenize.popitem()[1]["tokens"]
+
+
+def test_pixels_and_rates_are_other_spellings():
+    made = tokens(
+        min_pixels=3136,
+        max_pixels=1003520,
+        video={"fps": 0.5, "min_pixels": 200704, "max_pixels": 1304576},
+    )
+    assert (made["min_visual_tokens"], made["max_visual_tokens"]) == (4, 1280)
+    assert made["video"] == {
+        "interval": 2.0,
+        "min_frames": 4,
+        "max_frames": 8,
+        "min_visual_tokens": 256,
+        "max_visual_tokens": 1664,
+    }
+    assert made == tokens(
+        max_visual_tokens=1280, video={"min_visual_tokens": 256, "max_visual_tokens": 1664}
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"max_pixels": 500000}, ["multiple of 784", "such as 500192"]),
+        ({"max_pixels": 784, "max_visual_tokens": 4}, ["either `max_pixels` or"]),
+        ({"max_pixels": "many"}, ["max_pixels = 'many'", "multiple of 784"]),
+        ({"min_visual_tokens": 9, "max_visual_tokens": 8}, ["(9) is above max_visual_tokens (8)"]),
+        ({"video": {"min_frames": 9}}, ["tokens.video", "min_frames (9) is above max_frames (8)"]),
+        ({"video": {"fps": 1, "interval": 2}}, ["either `interval` or `fps`"]),
+        ({"video": {"fps": 0}}, ["fps = 0", "a number above 0"]),
+        ({"video": {"max_frames": 768}}, ["max_frames (768) times", "above 228261"]),
+        ({"loss": "prompts"}, ["tokens.loss = 'prompts'", "'answers' or 'all'"]),
+        ({"prompt": []}, ["prompt is an empty list"]),
+        ({"variants": 3}, ["variants: 3 would make equal samples"]),
+        ({"crop": {"min": 2}}, ["tokens.crop", "min (2.0) is above max (1.5)"]),
+        ({"answer": {"style": "click", "target": "box"}}, ["style: click names a point"]),
+        ({"task": "chat", "crop": {}}, ["tokens.crop: the task chat takes its texts as they are"]),
+        ({"image_side": 100}, ["tokens.image_side = 100", "multiple of 14"]),
+    ],
+)
+def test_token_options_that_make_no_sense(changes, parts):
+    message = error(**with_tokens(changes))
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"style": "tags"}, "tokens.answer.style = 'tags': not with family llava; allowed: list, "),
+        ({"frame": "pixel"}, "tokens.answer.frame = 'pixel': not with family llava; allowed: unit"),
+    ],
+)
+def test_answers_that_a_family_cannot_write(answer, message):
+    assert message in error(**with_tokens({"answer": answer}, "llava"))
 
 
 def test_json_schemas_for_editors_are_current():

@@ -149,7 +149,7 @@ def test_the_programs_predict_and_score(root: Path, samples: dict) -> None:
     predictions = _predict(root, "base")
     lines = list(read_jsonl(predictions))
     assert [line["item"] for line in lines] == [name for name, _, _ in items(samples)]
-    assert set(lines[0]) == {"item", "sample", "question", "answer", "new_tokens"}
+    assert set(lines[0]) == {"item", "sample", "question", "answer", "seen", "new_tokens"}
     before = predictions.read_bytes()
     assert _predict(root, "base").read_bytes() == before
     assert _predict(root, "control", "--shuffle-images", "1").read_bytes() != before

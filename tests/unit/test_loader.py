@@ -71,9 +71,9 @@ def test_a_row_is_the_samples_of_its_pack_side_by_side(planned):
                 assert picture.dtype == torch.uint8
                 positions = row["position_ids"][:, 0, begin:end].numpy()
                 assert (positions[0] == np.arange(end - begin)).all()
-                assert (positions[1:] == family.positions(ids, [grid], data.placeholder)).all()
+                assert (positions[1:] == family.positions(ids, [grid], data.placeholders)).all()
                 assert row["labels"][0, begin] == -100
-            assert (row["mm_token_type_ids"] == (row["input_ids"] == data.placeholder)).all()
+            assert (row["mm_token_type_ids"] == (row["input_ids"] == data.placeholders[0])).all()
             supervised = (row["labels"] != -100).sum().item()
             assert supervised == data.plan.supervised[pack]
         assert row["loss_denominator"] == data.plan.supervised_of(step)

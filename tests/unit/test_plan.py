@@ -282,7 +282,7 @@ def test_a_poisoned_shard_is_caught_by_the_plan(tmp_path):
         "index_sha256": sha256_file(folder / "s.index.parquet"),
         "samples": 3,
     }
-    facts = dict.fromkeys(("family", "placeholder_id", "tokenizer_sha256", "template_sha256"), 1)
+    facts = dict.fromkeys(("family", "placeholder_ids", "tokenizer_sha256", "template_sha256"), 1)
     write_json(
         folder / "manifest.json",
         {"dataset": "d", "samples": {"kept": 3}, "shards": [shard], **facts},

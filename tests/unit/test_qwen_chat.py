@@ -86,9 +86,9 @@ def test_an_answer_that_joins_the_line_before_it_is_refused(tokenizer):
         assert caught.value.reason == "answer_border"
 
 
-def test_a_part_that_is_neither_text_nor_image_is_refused():
-    with pytest.raises(DataError, match="video"):
-        render([{"role": "user", "content": [{"type": "video"}]}])
+def test_a_part_of_an_unknown_type_is_refused():
+    with pytest.raises(DataError, match="audio"):
+        render([{"role": "user", "content": [{"type": "audio"}]}])
 
 
 def test_the_tokenizer_is_reproducible_and_has_every_special_token(tokenizer):

@@ -14,6 +14,8 @@ from shardline.errors import DataError, SampleError
 from shardline.families import qwen2_vl as family
 from shardline.files import read_json, read_jsonl, sha256_file
 from shardline.images import decode_rgb
+from shardline.pictures import Pictures
+from shardline.placeholders import placeholder_ids
 from shardline.png import encode_png
 from shardline.samples import Box
 from shardline.shards import read_shard
@@ -69,7 +71,7 @@ def test_each_sample_is_what_the_family_makes_of_it(tokenised, model):
             assert grids == [list(grid)] == row["grids"]
             picture = Image.open(io.BytesIO(members["0.png"]))
             assert picture.tobytes() == family.resize_image(decode_rgb(data), grid).tobytes()
-            expanded, _ = family.expand(ids, labels, [grid], tokenizer.token_to_id("<|image_pad|>"))
+            expanded, _ = family.expand(ids, labels, [grid], placeholder_ids(tokenizer, family))
             assert row["length"] == len(expanded) and row["text_length"] == len(ids)
             assert row["supervised"] == (labels != -100).sum() > 0
             answers = tokenizer.decode(labels[labels != -100].tolist(), skip_special_tokens=False)
@@ -128,7 +130,7 @@ def test_a_poisoned_sample_is_rejected_with_its_reason(model, tmp_path, label, r
 def test_a_text_that_asks_for_another_number_of_images_is_rejected(model):
     sample, data = token_data.screens(1)[0]
     image = decode_rgb(data)
-    for images in ([], [image, image]):
+    for images in ([], [Pictures([image])] * 2):
         with pytest.raises(SampleError, match=f"1 in the text for {len(images)} media") as caught:
             tokenise_sample(
                 sample,

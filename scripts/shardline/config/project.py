@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from shardline import folders, locks, paths, registry
 from shardline.config.schema import MODEL_SOURCE, Config, ModuleTuning, Recipe, Stage, Tokens, Tune
@@ -96,6 +96,7 @@ class Project:
         where = f"{where}.stages.{stage.name}"
         tokens = stage.tokens or recipe.tokens
         self._check_module("tasks", tokens.task, f"{where}.tokens.task")
+        self._check_tokens(recipe.family, tokens, f"{where}.tokens")
         mixture = [self._mixture_entry(entry, where) for entry in stage.train or recipe.train]
         names = [dataset for dataset, _ in mixture]
         if duplicates := sorted({dataset for dataset in names if names.count(dataset) > 1}):
@@ -424,6 +425,25 @@ class Project:
                 )
             self.model_of["scores", scores] = self._add_source_model(source)
         return scores
+
+    def _check_tokens(self, family: str, tokens: Tokens, where: str) -> None:
+        """See that the family can write the answers, and that crops change them."""
+        unusable = getattr(self._module("families", family), "UNUSABLE_ANSWERS", {})
+        for key, values in unusable.items():
+            if (value := getattr(tokens.answer, key)) in values:
+                known = get_args(type(tokens.answer).model_fields[key].annotation)
+                allowed = ", ".join(name for name in known if name not in values)
+                raise ConfigError(
+                    f"{where}.answer.{key} = {value!r}: not with family {family}; "
+                    f"allowed: {allowed}"
+                )
+        follows = getattr(self._module("tasks", tokens.task), "FOLLOWS_BOXES", False)
+        if (tokens.crop or tokens.variants > 1) and not follows:
+            key = "crop" if tokens.crop else "variants"
+            raise ConfigError(
+                f"{where}.{key}: the task {tokens.task} takes its texts as they are, which a crop "
+                "would make wrong and a variant repeat; leave it out"
+            )
 
     def _plugins_of(self, **named: list[str]) -> list[str]:
         """The plug-in files that provide any of the named modules, and no others."""

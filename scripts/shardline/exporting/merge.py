@@ -18,6 +18,7 @@ import shardline.attention  # noqa: F401 (registers the attention that families 
 from shardline.errors import DataError, GateError
 from shardline.files import file_entry, naming_full_disk, read_json, sha256_file, write_json
 from shardline.folders import install, remove, unfinished
+from shardline.placeholders import placeholder_ids
 from shardline.training.outcome import EXTRA, final_folder
 from shardline.versions import package_versions
 
@@ -185,20 +186,20 @@ def probe_logits(family: ModuleType, folder: Path, model: torch.nn.Module) -> to
     How far they differ stands in the manifest, whose bytes do not depend on the number of cores.
     """
     tokenizer = family.load_tokenizer(folder)
-    placeholder = tokenizer.token_to_id(family.PLACEHOLDER)
+    placeholders = placeholder_ids(tokenizer, family)
     content = [{"type": "image"}, {"type": "text", "text": PROBE_TEXT}]
     input_ids, labels = family.encode(tokenizer, [{"role": "user", "content": content}])
     grid = family.image_grid(112, 84, 4, 64)
     ramp = np.linspace(0, 255, 112 * 84 * 3).astype(np.uint8).reshape(84, 112, 3)
     image = torch.from_numpy(np.array(family.resize_image(Image.fromarray(ramp), grid)))
-    expanded, _ = family.expand(input_ids, labels, [grid], placeholder)
+    expanded, _ = family.expand(input_ids, labels, [grid], placeholders)
     tokens = torch.from_numpy(expanded.astype(np.int64))[None]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.no_grad():
         answer = model(
             input_ids=tokens,
-            mm_token_type_ids=(tokens == placeholder).long(),
+            **family.position_inputs((tokens == placeholders[0]).long(), [1], [0.0]),
             **family.vision_inputs([image], [grid], "cpu", torch.float32),
         )
     torch.set_num_threads(threads)

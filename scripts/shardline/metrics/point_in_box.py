@@ -25,7 +25,8 @@ def score(
     """Judge answers.
 
     Args:
-        predictions: ``{"item": "<sample id>#<box index>", "question", "answer"}``.
+        predictions: ``{"item": "<sample id>#<box index>", "question", "answer"}``, and ``seen``:
+            width and height in pixels of each picture as the model saw it.
         samples: the benchmark's samples by id.
         options: ``task`` (its ``parse`` reads the answers), its ``tokens`` options, ``plugins``.
 
@@ -43,7 +44,8 @@ def score(
         if name in items:
             raise DataError(f"two predictions for the item {name!r}")
         sample, index = _target(name, samples)
-        point = task.parse(prediction["answer"], options["tokens"])
+        seen = [tuple(size) for size in prediction.get("seen", ())]
+        point = task.parse(prediction["answer"], options["tokens"], seen)
         medium, box = sample.media[0], sample.boxes[index]
         xyxy = to_unit(box.xyxy, sample.frame, medium.width, medium.height)
         items[name] = {

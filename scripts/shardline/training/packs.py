@@ -40,8 +40,7 @@ def token_losses(model: torch.nn.Module, family: Any, row: Row) -> torch.Tensor:
     bounds = row["cu_seq_lens_q"].to(device, non_blocking=True)
     logits = model(
         input_ids=row["input_ids"].to(device, non_blocking=True),
-        # The first of the loader's four rows would make transformers build a dense mask.
-        position_ids=row["position_ids"][-3:].to(device, non_blocking=True),
+        position_ids=_positions(row).to(device, non_blocking=True),
         cu_seq_lens_q=bounds,
         cu_seq_lens_k=bounds,
         max_length_q=row["max_length_q"],
@@ -54,6 +53,15 @@ def token_losses(model: torch.nn.Module, family: Any, row: Row) -> torch.Tensor:
     return cross_entropy(logits[0].float(), targets, reduction="none")
 
 
+def _positions(row: Row) -> torch.Tensor:
+    """The family's positions: [3, 1, T], or [1, T] where it has one row of them.
+
+    Not the loader's first row: transformers would build a dense mask from it.
+    """
+    places = row["position_ids"][1:]
+    return places[0] if len(places) == 1 else places
+
+
 def stock_losses(model: torch.nn.Module, family: Any, row: Row) -> torch.Tensor:
     """`token_losses` of a row of one sample, without boundaries and with the model's own positions.
 
@@ -63,22 +71,28 @@ def stock_losses(model: torch.nn.Module, family: Any, row: Row) -> torch.Tensor:
     places = supervised(row)
     inputs = {"input_ids": row["input_ids"].to(device)}
     if row["images"]:
-        grids = row["image_grid_thw"].tolist()
-        inputs |= family.vision_inputs(row["images"], grids, device, torch.float32)
-        inputs["mm_token_type_ids"] = row["mm_token_type_ids"].to(device)
+        inputs |= _vision(family, row, device, segments=False)
+        token_types = row["mm_token_type_ids"].to(device)
+        inputs |= family.position_inputs(token_types, row["media_types"], row["intervals"])
     logits = model(**inputs, use_cache=False).logits[0, places.to(device)]
     targets = row["labels"][0, places + 1].to(device)
     return cross_entropy(logits.float(), targets, reduction="none")
 
 
-def _vision(family: Any, row: Row, device: torch.device) -> dict[str, Any]:
-    """The forward keywords of a row's images; none for a row of text."""
+def _vision(family: Any, row: Row, device: torch.device, segments: bool = True) -> dict[str, Any]:
+    """The forward keywords of a row's media; none for a row of text.
+
+    Args:
+        segments: tell the vision tower its segments at once, where the family has them.
+    """
     if not row["images"]:
         return {}
-    grids = row["image_grid_thw"].tolist()
-    inputs = family.vision_inputs(row["images"], grids, device, torch.float32)
-    if family.ATTENDS_WITHIN_FRAMES:
-        inputs |= vision_segments(grids, device)
+    grids, types = row["image_grid_thw"].tolist(), row["media_types"]
+    inputs = family.vision_inputs(row["images"], grids, device, torch.float32, types)
+    if segments and family.ATTENDS_WITHIN_FRAMES:
+        for kind, name in enumerate(("image", "video"), start=1):
+            if chosen := [grid for grid, this in zip(grids, types, strict=True) if this == kind]:
+                inputs |= vision_segments(chosen, device, name)
     return inputs
 
 
@@ -97,6 +111,8 @@ def split(row: Row, family: Any) -> list[Row]:
         images = {
             "images": row["images"][first:taken],
             "image_grid_thw": row["image_grid_thw"][first:taken],
+            "media_types": row["media_types"][first:taken],
+            "intervals": row["intervals"][first:taken],
         }
         samples.append(_bounded(tokens | images, [stop - start]))
     return samples
@@ -108,6 +124,8 @@ def join(rows: Sequence[Row]) -> Row:
     images = {
         "images": [image for row in rows for image in row["images"]],
         "image_grid_thw": torch.cat([row["image_grid_thw"] for row in rows]),
+        "media_types": [kind for row in rows for kind in row["media_types"]],
+        "intervals": [interval for row in rows for interval in row["intervals"]],
     }
     lengths = [length for row in rows for length in row["cu_seq_lens_q"].diff().tolist()]
     return _bounded(tokens | images, lengths)

@@ -1,0 +1,79 @@
+"""Weights of models, the same for every family: drawn by name, or read whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shardline.errors import DataError
+from shardline.files import sha256_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+ATTENTION = "shardline_varlen"
+
+
+def draw_weights(
+    model: torch.nn.Module,
+    seed: int,
+    spread: Mapping[str, float],
+    module_of: Callable[[str], str],
+) -> None:
+    """Fill a model from (``seed``, name of the parameter): the same with every version of torch.
+
+    Norms are one and biases zero; all else is normal with the ``spread`` of its module.
+    """
+    import torch
+
+    for name, parameter in model.named_parameters():
+        owner, _, kind = name.rpartition(".")
+        if kind == "bias":
+            values = np.zeros(parameter.shape, dtype=np.float32)
+        elif "norm" in type(model.get_submodule(owner)).__name__.lower():
+            values = np.ones(parameter.shape, dtype=np.float32)
+        else:
+            key = int(sha256_bytes(f"{seed}:{name}".encode())[:32], 16)
+            generator = np.random.Generator(np.random.Philox(key=key))
+            values = generator.standard_normal(parameter.shape, dtype=np.float32)
+            values *= np.float32(spread[module_of(name)])
+        parameter.data.copy_(torch.from_numpy(values))
+
+
+def load_weights(model_class: type, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """The model of a folder, with packed attention and no KV cache (a forward for training).
+
+    The caller imports `shardline.attention` first, which registers that attention: imported here,
+    its code would be part of the fingerprint of every tokenised shard.
+
+    Raises:
+        DataError: a weight is missing, unexpected or of another shape (transformers would go on
+            with random values).
+    """
+    model, report = model_class.from_pretrained(
+        folder, dtype=dtype, attn_implementation=ATTENTION, output_loading_info=True
+    )
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if keys := sorted(map(str, report[problem])):
+            raise DataError(f"{folder}: {problem.replace('_', ' ')}: {', '.join(keys[:5])}")
+    model.config.use_cache = False
+    model.config.text_config.use_cache = False
+    return model
+
+
+def linear_layers(
+    model: torch.nn.Module, module: str, module_of: Callable[[str], str]
+) -> list[str]:
+    """Full names of the linear layers of a module, without ``lm_head`` (it may be tied)."""
+    import torch
+
+    return [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+        and module_of(name) == module
+        and name.split(".")[-1] != "lm_head"
+    ]

@@ -1,0 +1,274 @@
+"""Every real sample, in every family, as the transformers processor and model have it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from transformers import AutoProcessor
+from transformers.video_utils import VideoMetadata
+
+from real_samples import convert, media_bytes
+from shardline import registry
+from shardline.errors import DataError
+from shardline.families import llava
+from shardline.pictures import decode_medium, media_grids, sampled
+from shardline.placeholders import media_types, placeholder_ids
+from shardline.qwen_vision import IMAGE_STD
+from shardline.tasks import chat
+from shardline.tokenising import tokenise_sample
+from workflow.test_data_recipes import RECIPES
+
+HISTORY = {"layout": "agentnet", "history": 2, "interleaving": "vtvt"}
+OPTIONS = {
+    "min_visual_tokens": 16,
+    "max_visual_tokens": 300,
+    "video": {
+        "interval": 2.0,
+        "min_frames": 4,
+        "max_frames": 8,
+        "min_visual_tokens": 16,
+        "max_visual_tokens": 100,
+    },
+    "loss": "answers",
+    "image_side": 112,
+    "fit": "pad",
+}
+VISION = {
+    "qwen2_vl": tiny_models.CONFIG["vision_config"],
+    "qwen2_5_vl": {
+        "depth": 2,
+        "hidden_size": 32,
+        "out_hidden_size": 64,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "fullatt_block_indexes": [1],
+        "initializer_range": 0.15,
+    },
+}
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("real")
+
+
+@pytest.fixture
+def samples(work, shared_data, request):
+    """Every conversation of the recipes' real data, converted once."""
+    if not hasattr(request.module, "_samples"):
+        found = []
+        for datasets, _ in RECIPES.values():
+            for name, (folder, form, frame, options) in datasets.items():
+                found += convert(
+                    shared_data / folder,
+                    work,
+                    name,
+                    format=form,
+                    frame=frame,
+                    format_options=options,
+                )
+        found += convert(
+            shared_data / "agentnetbench_trajectories",
+            work,
+            "history",
+            format="navigation",
+            format_options=HISTORY,
+        )
+        request.module._samples = [sample for sample in found if sample.messages]
+    return request.module._samples
+
+
+@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl"])
+def built(request, tmp_path_factory):
+    """A family, the folder of a tiny model of it, that model and the stock processor."""
+    family = registry.load("families", request.param)
+    folder = tmp_path_factory.mktemp(request.param)
+    config = {**tiny_models.CONFIG, "vision_config": VISION[request.param]}
+    family.build_model(config, tiny_models.tokenizer(), folder, 0)
+    import shardline.attention  # noqa: F401  (registers the attention that the family names)
+
+    model = family.load_model(folder, torch.float32, "cpu").eval()
+    return family, folder, model, AutoProcessor.from_pretrained(folder)
+
+
+def stock(processor, sample, media):
+    """What the processor makes of a sample with its decoded media."""
+    images = [part.frames[0] for part in media if not part.interval]
+    videos, metadata = [], []
+    for number, part in enumerate(media):
+        if part.interval:
+            numbers, _ = sampled(sample, number, OPTIONS)
+            facts = sample.meta["media"][number]
+            frames, fps = facts["frames"], facts["frames"] / facts["duration"]
+            videos.append(np.stack([np.asarray(frame) for frame in part.frames]))
+            metadata.append(VideoMetadata(total_num_frames=frames, fps=fps, frames_indices=numbers))
+    limits = OPTIONS["video"]
+    text = processor.apply_chat_template(sample.messages, tokenize=False)
+    return processor(
+        text=[text],
+        images=images or None,
+        videos=videos or None,
+        images_kwargs={"size": edges(OPTIONS)},
+        videos_kwargs={"size": edges(limits), "video_metadata": metadata, "do_sample_frames": False}
+        if videos
+        else {},
+        return_tensors="pt",
+    )
+
+
+def edges(limits):
+    names = {"shortest_edge": "min_visual_tokens", "longest_edge": "max_visual_tokens"}
+    return {edge: limits[name] * 784 for edge, name in names.items()}
+
+
+def test_real_samples_are_what_the_processor_makes_of_them(built, samples, work):
+    family, folder, model, processor = built
+    tokenizer = family.load_tokenizer(folder)
+    placeholders = placeholder_ids(tokenizer, family)
+    kinds = set()
+    for sample in samples:
+        files = enumerate(media_bytes(sample, work))
+        media = [decode_medium(sample, number, data, OPTIONS) for number, data in files]
+        ours = tokenise_sample(
+            sample, media, family=family, task=chat, tokenizer=tokenizer, options=OPTIONS
+        )
+        theirs = stock(processor, sample, media)
+        ids, labels = family.expand(ours.input_ids, ours.labels, ours.grids, placeholders)
+        assert ids.tolist() == theirs["input_ids"][0].tolist(), sample.id
+        answers = [
+            "".join(part["text"] for part in message["content"])
+            for message in sample.messages
+            if message["role"] == "assistant"
+        ]
+        learned = tokenizer.decode(labels[labels != -100].tolist(), skip_special_tokens=False)
+        assert learned == "".join(f"{answer}<|im_end|>" for answer in answers), sample.id
+        assert ours.grids == media_grids(sample, family, OPTIONS)
+
+        types = media_types(ids, placeholders)
+        assert np.array_equal(types, theirs["mm_token_type_ids"][0].numpy())
+        theirs_only = {
+            name: theirs[name] for name in ("image_grid_thw", "video_grid_thw") if name in theirs
+        }
+        if "second_per_grid_ts" in theirs:
+            theirs_only["second_per_grid_ts"] = theirs["second_per_grid_ts"]
+        expected, _ = model.model.get_rope_index(
+            theirs["input_ids"], mm_token_type_ids=theirs["mm_token_type_ids"], **theirs_only
+        )
+        positions = family.positions(ids, ours.grids, placeholders, ours.intervals)
+        assert np.array_equal(positions, expected[:, 0].numpy()), sample.id
+
+        of_media = [kind for kind in media_types(ours.input_ids, placeholders).tolist() if kind]
+        images = [torch.from_numpy(np.array(image)) for image in ours.images]
+        inputs = family.vision_inputs(images, ours.grids, "cpu", torch.float32, of_media)
+        if not of_media:
+            assert not inputs["image_grid_thw"].numel()
+            continue
+        for name in ("image_grid_thw", "video_grid_thw"):
+            if name in theirs:
+                assert torch.equal(inputs[name], theirs[name]), sample.id
+        for name in ("pixel_values", "pixel_values_videos"):
+            if name in theirs:
+                assert close(inputs[name], theirs[name]), sample.id
+        kinds.add(tuple(of_media))
+    assert kinds == {(1,), (2,), (1, 1), (1, 1, 1)}
+
+
+LLAVA = {
+    "text_config": {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.15,
+    },
+    "vision_config": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": 112,
+        "projection_dim": 32,
+        "initializer_range": 0.15,
+    },
+    "image_processor": {"do_pad": True},
+}
+
+
+@pytest.fixture(scope="module")
+def llava_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llava")
+    talk = [tiny_models.conversation(text, text) for text in tiny_models.TEXT]
+    llava.build_model(LLAVA, llava.train_tokenizer(talk, 500), folder, 0)
+    return folder
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+def test_real_samples_are_what_llavas_processor_makes_of_them(llava_folder, samples, work, fit):
+    processor = AutoProcessor.from_pretrained(llava_folder)
+    processor.image_processor.do_pad = fit == "pad"
+    tokenizer = llava.load_tokenizer(llava_folder)
+    placeholders = placeholder_ids(tokenizer, llava)
+    options = {**OPTIONS, "fit": fit}
+    for sample in samples:
+        files = enumerate(media_bytes(sample, work))
+        media = [decode_medium(sample, number, data, options) for number, data in files]
+        ours = tokenise_sample(
+            sample, media, family=llava, task=chat, tokenizer=tokenizer, options=options
+        )
+        text = processor.apply_chat_template(sample.messages, tokenize=False)
+        for part in media:
+            text = text.replace("<image>", "<frame>" * len(part.frames), 1)
+        frames = [frame for part in media for frame in part.frames]
+        text = text.replace("<frame>", "<image>")
+        theirs = processor(text=[text], images=frames or None, return_tensors="pt")
+        ids, labels = llava.expand(ours.input_ids, ours.labels, ours.grids, placeholders)
+        assert ids.tolist() == theirs["input_ids"][0].tolist(), sample.id
+        answers = [
+            "".join(part["text"] for part in message["content"])
+            for message in sample.messages
+            if message["role"] == "assistant"
+        ]
+        learned = tokenizer.decode(labels[labels != -100].tolist(), skip_special_tokens=False)
+        assert learned.split("</s>") == [
+            *(f" {answer}" if number else answer for number, answer in enumerate(answers)),
+            "",
+        ]
+        assert ours.grids == media_grids(sample, llava, options)
+        positions = llava.positions(ids, ours.grids, placeholders)
+        assert positions.tolist() == [list(range(len(ids)))]
+        images = [torch.from_numpy(np.array(image)) for image in ours.images]
+        inputs = llava.vision_inputs(images, ours.grids, "cpu", torch.float32)
+        if frames:
+            assert close(inputs["pixel_values"].flatten(2), theirs["pixel_values"].flatten(2))
+
+
+def test_token_merging_keeps_what_the_published_tower_keeps():
+    kept = {
+        ratio: llava.kept_tokens(729, llava.Merging(ratio, 32))
+        for ratio in (1.0, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.01)
+    }
+    assert list(kept.values()) == [729, 605, 388, 326, 264, 171, 109, 78, 47]
+    video = (8, 27, 27)
+    assert llava.visual_tokens(video) == 8 * 729
+    assert llava.visual_tokens(video, llava.Merging(0.1, 32)) == 872
+    assert llava.visual_tokens(video, llava.Merging(0.1, 32, slowfast=True)) == 1492
+    assert llava.visual_tokens((1, 27, 27), llava.Merging(0.1, 32, slowfast=True)) == 109
+    ids = np.array([5, 9, 6], dtype=np.int32)
+    tokens, _ = llava.expand(ids, ids, [(1, 27, 27)], [9], llava.Merging(0.1, 32))
+    assert len(tokens) == 2 + 109
+    with pytest.raises(DataError, match="109 placeholders where the media have 729"):
+        llava.positions(tokens, [(1, 27, 27)], [9])
+
+
+def close(ours, theirs):
+    """Within one uint8 step, but for one value in 10,000 that may be two off.
+
+    Pillow weighs with 22 bits, torchvision's uint8 kernel with 16: Pillow is nearer the exact sum.
+    """
+    scale = torch.tensor(IMAGE_STD)[:, None] * 255
+    steps = ((ours - theirs).abs().reshape(len(ours), 3, -1) * scale).round()
+    return steps.max() <= 2 and (steps > 1).float().mean() < 1e-4
