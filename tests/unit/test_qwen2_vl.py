@@ -341,8 +341,10 @@ def test_light_programs_import_no_torch():
     code = (
         "import sys; sys.path.insert(0, 'scripts'); import tokenize_shard, plan_stage, "
         "write_token_manifest, shardline.estimate, shardline.plan_file; "
-        "from shardline import registry; registry.load('families', 'qwen2_vl'); "
-        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+        "from shardline import registry; "
+        "[registry.load(kind, name) for kind in ('families', 'tasks') "
+        "for name in registry.names(kind)]; "
+        "sys.exit(bool({'torch', 'transformers', 'av'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
