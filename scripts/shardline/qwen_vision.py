@@ -98,6 +98,13 @@ def resize(frames: Sequence[Image.Image], grid: Grid, options: Mapping[str, Any]
     return picture
 
 
+def on_picture(
+    values: Sequence[float], width: int, height: int, options: Mapping[str, Any]
+) -> list[float]:
+    """Alternating x, y fractions of an image as fractions of what the model sees: the same."""
+    return list(values)
+
+
 def seen_size(grid: Sequence[int]) -> tuple[int, int]:
     """Width and height in pixels of what the model sees of an image or a frame."""
     return int(grid[2]) * PATCH, int(grid[1]) * PATCH

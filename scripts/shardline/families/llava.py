@@ -54,6 +54,7 @@ __all__ = [
     "lora_targets",
     "media_grid",
     "module_of",
+    "on_picture",
     "position_inputs",
     "positions",
     "render",
@@ -145,6 +146,18 @@ def resize(frames: Sequence[Image.Image], grid: Grid, options: Mapping[str, Any]
     for number, frame in enumerate(frames):
         picture.paste(square(frame, side), (0, number * side))
     return picture
+
+
+def on_picture(
+    values: Sequence[float], width: int, height: int, options: Mapping[str, Any]
+) -> list[float]:
+    """Alternating x, y fractions of an image as fractions of the square that it becomes."""
+    side = max(width, height) if options["fit"] == "pad" else min(width, height)
+    sizes = (width, height)
+    return [
+        (value * sizes[place % 2] + (side - sizes[place % 2]) / 2) / side
+        for place, value in enumerate(values)
+    ]
 
 
 def _padded(image: Image.Image, side: int) -> Image.Image:
