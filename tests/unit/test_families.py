@@ -375,10 +375,11 @@ def test_token_merging_keeps_what_the_published_tower_keeps():
 
 
 def close(ours, theirs):
-    """Within one uint8 step, but for one value in 100,000 that may be two off.
+    """Within one uint8 step, but for one value of a sample in 10,000 (of all, 3 in a million)
+    that may be two off.
 
     Pillow weighs with 22 bits, torchvision's uint8 kernel with 16: Pillow is nearer the exact sum.
     """
     scale = torch.tensor(IMAGE_STD)[:, None] * 255
     steps = ((ours - theirs).abs().reshape(len(ours), 3, -1) * scale).round()
-    return steps.max() <= 2 and (steps > 1).float().mean() < 1e-5
+    return steps.max() <= 2 and (steps > 1).float().mean() < 1e-4
