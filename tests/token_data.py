@@ -133,11 +133,21 @@ def tokenizer_folder(results: Path, vocab_size: int = 320) -> Path:
     return folder
 
 
-def tokenise(filtered: Path, model: Path, variant: str = "tiny", **tokens: Any) -> Path:
-    """Run the tokenising programs over a dataset; returns the token manifest."""
+def tokenise(
+    filtered: Path,
+    model: Path,
+    variant: str = "tiny",
+    options: dict[str, Any] | None = None,
+    **tokens: Any,
+) -> Path:
+    """Run the tokenising programs over a dataset; returns the token manifest.
+
+    Args:
+        options: of the programs, instead of `OPTIONS` with ``tokens`` changed.
+    """
     dataset = filtered.parent.parent.name
     folder = filtered.parents[3] / "tokens" / dataset / variant
-    options = json.dumps({**OPTIONS, "tokens": {**OPTIONS["tokens"], **tokens}})
+    options = json.dumps(options or {**OPTIONS, "tokens": {**OPTIONS["tokens"], **tokens}})
     for shard in sorted(filtered.parent.glob("shard-*.tar")):
         arguments = {
             "options": options,

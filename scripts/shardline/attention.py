@@ -4,7 +4,7 @@ Importing this module registers the attention ``shardline_varlen`` with transfor
 gives boundaries gets variable-length attention, exact for every segment:
 
 * language model: ``cu_seq_lens_q`` (int32 [n + 1]) and ``max_length_q``, causal, with position ids
-  of three rows [3, 1, T] and no attention mask;
+  of three rows [3, 1, T] and no attention mask, or of one row [1, T] and `no_mask`;
 * vision tower: the keywords of `vision_segments`, not causal.
 
 On CUDA in half precision this is PyTorch's ``varlen_attn``. Elsewhere segments are laid side by
@@ -45,7 +45,8 @@ def packed_attention(
 
     Args:
         query: [1, heads, T, head size]; ``key`` and ``value`` may have fewer heads (grouped).
-        attention_mask: only without boundaries; [batch, 1, queries, keys] as `sdpa_mask` makes it.
+        attention_mask: only without boundaries; [batch, 1, queries, keys] as `sdpa_mask` makes it;
+            one without elements is none.
 
     Returns:
         [batch, T, heads, head size] and no weights.
@@ -54,6 +55,8 @@ def packed_attention(
         ValueError: boundaries together with a mask, or with more than one row.
     """
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if attention_mask is not None and not attention_mask.numel():
+        attention_mask = None
     # Some transformers versions hand the language model's boundaries on to the vision tower, so
     # that each of the two has names of its own.
     names = ("cu_seq_lens_q", "max_length_q") if causal else ("segments", "longest_segment")
@@ -83,6 +86,14 @@ def packed_attention(
             key, value = (t.repeat_interleave(groups + 1, dim=1) for t in (key, value))
         output = _in_rows(query, key, value, bounds, scaling, dropout, causal)
     return output.unsqueeze(0), None
+
+
+def no_mask(device: torch.device | str) -> torch.Tensor:
+    """An attention mask without elements, for position ids of one row that begin anew in a pack.
+
+    Given none, transformers would build a dense mask from them.
+    """
+    return torch.empty(1, 1, 0, 0, device=device)
 
 
 def vision_segments(

@@ -153,9 +153,11 @@ class Preview:
             medium = sample.media[0]
             for box in sample.boxes:
                 unit = to_unit(box.xyxy, sample.frame, medium.width, medium.height)
+                unit = self.family.on_picture(unit, medium.width, medium.height, options)
                 draw_box(scenes[0], "target", unit, box.label)
             for point in points:
-                draw_point(scenes[0], "taught", point, "the point of an answer")
+                unit = self.family.on_picture(point, medium.width, medium.height, options)
+                draw_point(scenes[0], "taught", unit, "the point of an answer")
         supervised = int(np.count_nonzero(stored.labels[1:] != IGNORED))
         facts = [
             ("tokens", f"{place.length:,}, {plural(supervised, 'token')} learned"),

@@ -98,6 +98,13 @@ def resize(frames: Sequence[Image.Image], grid: Grid, options: Mapping[str, Any]
     return picture
 
 
+def on_picture(
+    values: Sequence[float], width: int, height: int, options: Mapping[str, Any]
+) -> list[float]:
+    """Alternating x, y fractions of an image as fractions of what the model sees: the same."""
+    return list(values)
+
+
 def seen_size(grid: Sequence[int]) -> tuple[int, int]:
     """Width and height in pixels of what the model sees of an image or a frame."""
     return int(grid[2]) * PATCH, int(grid[1]) * PATCH
@@ -184,8 +191,8 @@ def vision_inputs(
 
     Returns:
         ``pixel_values`` ``dtype`` [patches, 3 * 2 * 14 * 14] and ``image_grid_thw`` int64 [n, 3],
-        in fp32 bit-equal to the HF processor's, both empty for no images; for videos, if there are
-        any, ``pixel_values_videos`` and ``video_grid_thw``.
+        in fp32 bit-equal to the HF processor's, if there are images; the same as
+        ``pixel_values_videos`` and ``video_grid_thw``, if there are videos.
     """
     import torch
 
@@ -196,12 +203,12 @@ def vision_inputs(
         (2, "pixel_values_videos", "video_grid_thw"),
     ):
         chosen = [number for number, this in enumerate(types) if this == kind]
-        if kind == 1 or chosen:
+        if chosen:
             raw = [images[number].to(device, non_blocking=True) for number in chosen]
             sizes_of = [grids[number] for number in chosen]
             patches = [_patches(picture, grid) for picture, grid in zip(raw, sizes_of, strict=True)]
             inputs[pixels] = _normalised(patches, device, dtype)
-            inputs[sizes] = torch.tensor(sizes_of, dtype=torch.int64, device=device).reshape(-1, 3)
+            inputs[sizes] = torch.tensor(sizes_of, dtype=torch.int64, device=device)
     return inputs
 
 
@@ -245,9 +252,8 @@ def _normalised(
 
     mean = torch.tensor(IMAGE_MEAN, device=device) * 255.0
     std = torch.tensor(IMAGE_STD, device=device) * 255.0
-    deep = max((part.shape[2] for part in patches), default=1)
-    empty = torch.empty(0, 3, deep, PATCH * PATCH, dtype=torch.uint8, device=device)
-    raw = torch.cat([empty, *(part.expand(-1, -1, deep, -1) for part in patches)])
+    deep = max(part.shape[2] for part in patches)
+    raw = torch.cat([part.expand(-1, -1, deep, -1) for part in patches])
     pixels = raw.to(torch.float32).sub_(mean[:, None, None]).div_(std[:, None, None]).to(dtype)
     pixels = pixels.expand(-1, -1, TEMPORAL_PATCH, -1)
     return pixels.reshape(-1, 3 * TEMPORAL_PATCH * PATCH * PATCH)

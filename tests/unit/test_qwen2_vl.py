@@ -97,6 +97,9 @@ def processor(model_folder):
         (28, 28, 4, 64, (56, 56), 4),
         (10, 1000, 4, 64, (28, 560), 20),
         (1, 200, 4, 64, (28, 812), 29),
+        (640, 480, 16, 576, (644, 476), 391),
+        (1920, 1080, 16, 576, (896, 504), 576),
+        (1920, 1080, 16, 1280, (1316, 728), 1222),
     ],
 )
 def test_smart_resize(width, height, low, high, resized, tokens):
@@ -202,11 +205,8 @@ def test_pixels_of_real_screens_are_within_one_step(processor, shared_data):
         assert close(ours["pixel_values"], theirs["pixel_values"])
 
 
-def test_no_images_are_empty_inputs():
-    inputs = family.vision_inputs([], [], "cpu", torch.bfloat16)
-    assert inputs["pixel_values"].shape == (0, 1176)
-    assert inputs["pixel_values"].dtype == torch.bfloat16
-    assert inputs["image_grid_thw"].shape == (0, 3)
+def test_no_images_are_no_inputs_and_an_image_fits_its_grid():
+    assert family.vision_inputs([], [], "cpu", torch.bfloat16) == {}
     with pytest.raises(DataError, match="for the grid 2x2"):
         family.vision_inputs([torch.zeros(28, 42, 3, dtype=torch.uint8)], [(1, 2, 2)], "cpu", None)
 
@@ -341,8 +341,10 @@ def test_light_programs_import_no_torch():
     code = (
         "import sys; sys.path.insert(0, 'scripts'); import tokenize_shard, plan_stage, "
         "write_token_manifest, shardline.estimate, shardline.plan_file; "
-        "from shardline import registry; registry.load('families', 'qwen2_vl'); "
-        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+        "from shardline import registry; "
+        "[registry.load(kind, name) for kind in ('families', 'tasks') "
+        "for name in registry.names(kind)]; "
+        "sys.exit(bool({'torch', 'transformers', 'av'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -37,6 +37,7 @@ PROCESSOR_FILES = (
 )
 TEMPLATE = "chat_template.jinja"
 PROBE_TEXT = "Where on this screen is 0.5 of it?"
+PROBE_OPTIONS = {"min_visual_tokens": 4, "max_visual_tokens": 64, "fit": "pad"}
 PACKAGES = ("torch", "transformers", "peft", "safetensors")
 
 
@@ -189,9 +190,11 @@ def probe_logits(family: ModuleType, folder: Path, model: torch.nn.Module) -> to
     placeholders = placeholder_ids(tokenizer, family)
     content = [{"type": "image"}, {"type": "text", "text": PROBE_TEXT}]
     input_ids, labels = family.encode(tokenizer, [{"role": "user", "content": content}])
-    grid = family.image_grid(112, 84, 4, 64)
+    vision = read_json(folder / "config.json")["vision_config"]
+    options = {**PROBE_OPTIONS, "image_side": vision.get("image_size")}
+    grid = family.media_grid(112, 84, None, options)
     ramp = np.linspace(0, 255, 112 * 84 * 3).astype(np.uint8).reshape(84, 112, 3)
-    image = torch.from_numpy(np.array(family.resize_image(Image.fromarray(ramp), grid)))
+    image = torch.from_numpy(np.array(family.resize([Image.fromarray(ramp)], grid, options)))
     expanded, _ = family.expand(input_ids, labels, [grid], placeholders)
     tokens = torch.from_numpy(expanded.astype(np.int64))[None]
     threads = torch.get_num_threads()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from shardline.attention import vision_segments
+from shardline.attention import no_mask, vision_segments
 
 IGNORED = -100
 TEXT = ("input_ids", "labels", "mm_token_type_ids", "position_ids")
@@ -40,7 +40,7 @@ def token_losses(model: torch.nn.Module, family: Any, row: Row) -> torch.Tensor:
     bounds = row["cu_seq_lens_q"].to(device, non_blocking=True)
     logits = model(
         input_ids=row["input_ids"].to(device, non_blocking=True),
-        position_ids=_positions(row).to(device, non_blocking=True),
+        **_positions(row, device),
         cu_seq_lens_q=bounds,
         cu_seq_lens_k=bounds,
         max_length_q=row["max_length_q"],
@@ -53,13 +53,15 @@ def token_losses(model: torch.nn.Module, family: Any, row: Row) -> torch.Tensor:
     return cross_entropy(logits[0].float(), targets, reduction="none")
 
 
-def _positions(row: Row) -> torch.Tensor:
-    """The family's positions: [3, 1, T], or [1, T] where it has one row of them.
+def _positions(row: Row, device: torch.device) -> dict[str, torch.Tensor]:
+    """The forward keywords of the family's positions: [3, 1, T], or [1, T] of one row.
 
     Not the loader's first row: transformers would build a dense mask from it.
     """
-    places = row["position_ids"][1:]
-    return places[0] if len(places) == 1 else places
+    places = row["position_ids"][1:].to(device, non_blocking=True)
+    if len(places) > 1:
+        return {"position_ids": places}
+    return {"position_ids": places[0], "attention_mask": no_mask(device)}
 
 
 def stock_losses(model: torch.nn.Module, family: Any, row: Row) -> torch.Tensor:
