@@ -25,6 +25,7 @@ from shardline.images import BadImage, decode_rgb
 from shardline.png import encode_png
 from shardline.samples import Sample
 from shardline.shards import read_shard, write_shard
+from shardline.token_checks import check_arrays, check_grid, planning_columns
 from shardline.token_index import write_index
 
 STAGE = "tokenize"
@@ -58,16 +59,20 @@ def tokenise_sample(
 
     Raises:
         SampleError: ``no_supervised``: the loss would see no token; ``placeholders``: they are
-            not as many as the media; or what the task or the family refuses.
+            not as many as the media; or what the task, the family or `token_checks` refuses.
     """
     input_ids, labels = family.encode(tokenizer, task.conversation(sample, options))
+    placeholder = tokenizer.token_to_id(family.PLACEHOLDER)
+    check_arrays(input_ids, labels, placeholder, tokenizer)
     if not count_supervised(labels):
         raise SampleError("no_supervised", "no token of it would be learned")
-    placeholders = count_placeholders(input_ids, tokenizer.token_to_id(family.PLACEHOLDER))
+    placeholders = count_placeholders(input_ids, placeholder)
     if placeholders != len(images):
         raise SampleError("placeholders", f"{placeholders} in the text for {len(images)} media")
     limits = options["min_visual_tokens"], options["max_visual_tokens"]
     grids = [family.image_grid(*image.size, *limits) for image in images]
+    for grid in grids:
+        check_grid(grid, family.MERGE)
     resized = [family.resize_image(image, grid) for image, grid in zip(images, grids, strict=True)]
     return Tokenised(input_ids, labels, grids, resized)
 
@@ -190,7 +195,7 @@ def _npy(array: np.ndarray) -> bytes:
 def _index_row(
     sample: Sample, tokens: Tokenised, family: ModuleType, placeholder: int
 ) -> dict[str, Any]:
-    expanded, _ = family.expand(tokens.input_ids, tokens.labels, tokens.grids, placeholder)
+    expanded, labels = family.expand(tokens.input_ids, tokens.labels, tokens.grids, placeholder)
     return {
         "id": sample.id,
         "dataset": sample.dataset,
@@ -200,6 +205,7 @@ def _index_row(
         "patches": sum(t * h * w for t, h, w in tokens.grids),
         "supervised": count_supervised(tokens.labels),
         "grids": [list(grid) for grid in tokens.grids],
+        **planning_columns(sample, expanded, labels, placeholder),
     }
 
 
