@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,9 +27,9 @@ from shardline.token_index import read_facts, read_index, write_index
 def test_shares_are_within_one_sample_and_their_total_is_rounded(entries):
     counts, percents = zip(*entries, strict=True)
     taken = apportion(counts, percents)
-    exact = [count * percent / 100 for count, percent in entries]
+    exact = [Fraction(count * percent, 100) for count, percent in entries]
     assert all(abs(number - share) < 1 for number, share in zip(taken, exact, strict=True))
-    assert abs(sum(taken) - sum(exact)) <= 0.5
+    assert abs(sum(taken) - sum(exact)) <= Fraction(1, 2)
 
 
 def test_largest_remainder_by_hand():

@@ -143,7 +143,9 @@ class GlobalBatch(Strict):
     @model_validator(mode="after")
     def _one_unit(self) -> GlobalBatch:
         if (self.samples is None) == (self.tokens is None):
-            raise ValueError("give either `samples` or `tokens`")
+            raise ValueError(
+                "give either `samples` or `tokens`; null takes back the one that is inherited"
+            )
         return self
 
 
