@@ -9,13 +9,12 @@ from __future__ import annotations
 import audit
 import clip
 import convert
+import figures
 
 
 def main() -> None:
     """Measure and print, a line a figure."""
-    for module in (audit, clip, convert):
-        for name, value in module.measure().items():
-            print(f"{name:32} {value:>12,.2f}", flush=True)
+    figures.show("bench-data", (audit, clip, convert))
 
 
 if __name__ == "__main__":

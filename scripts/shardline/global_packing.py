@@ -1,7 +1,9 @@
-"""Best fit decreasing over all samples of an epoch: a million lengths in seconds.
+"""Packing all samples of an epoch at once: a million lengths in seconds.
 
+Best fit decreasing needs at most 11/9 of the fewest packs possible, whatever the lengths are.
 Lengths are small whole numbers, so packs with the same free space are interchangeable: whole runs
-of equal lengths go into whole groups of such packs at once.
+of equal lengths go into whole groups of such packs at once. `exact_fill` is better on most real
+lengths; taken is what needs fewer packs.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from bisect import bisect_left, insort
 
 import numpy as np
 
+from shardline.exact_packing import exact_fill
+
 
 def pack_all(
     lengths: np.ndarray,
@@ -17,16 +21,32 @@ def pack_all(
     patches: np.ndarray | None = None,
     max_patches: int | None = None,
 ) -> np.ndarray:
-    """The pack of each sample, int64 [n], counted from 0 in the order they were opened.
+    """The pack of each sample, int64 [n], counted from 0: as few packs as any way here gives.
 
     Args:
-        lengths: int [n], tokens, each from 1 to ``capacity``.
+        lengths: int [n], tokens, each from 1 to ``capacity``, in an order by lot.
         patches: int [n], of the vision tower, each at most ``max_patches``.
         max_patches: of a pack; None for any number.
     """
-    if max_patches is None or patches is None or patches.sum() <= max_patches:
-        return best_fit_counted(lengths, capacity)
-    return best_fit_capped(lengths, patches, capacity, max_patches)
+    ways = [exact_fill(lengths, capacity), best_fit_counted(lengths, capacity)]
+    if max_patches is not None and patches is not None:
+        ways = [_within(packs, lengths, patches, capacity, max_patches) for packs in ways]
+        ways.append(best_fit_capped(lengths, patches, capacity, max_patches))
+    return min(ways, key=lambda packs: packs.max())
+
+
+def _within(
+    packs: np.ndarray, lengths: np.ndarray, patches: np.ndarray, capacity: int, max_patches: int
+) -> np.ndarray:
+    """The packs that keep the patch budget; the samples of the others are packed anew."""
+    over = (np.bincount(packs, weights=patches) > max_patches)[packs]
+    if not over.any():
+        return packs
+    kept, numbers = np.unique(packs[~over], return_inverse=True)
+    found = np.empty_like(packs)
+    found[~over] = numbers
+    found[over] = len(kept) + best_fit_capped(lengths[over], patches[over], capacity, max_patches)
+    return found
 
 
 def best_fit_counted(lengths: np.ndarray, capacity: int) -> np.ndarray:

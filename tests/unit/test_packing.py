@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from shardline.arrangement import arrange, packing_of, split_given
 from shardline.errors import ConfigError
+from shardline.exact_packing import exact_fill
 from shardline.global_packing import best_fit_capped, best_fit_counted, pack_all
 from shardline.mixture import redraw
 from shardline.pack_cost import (
@@ -71,8 +72,40 @@ def test_a_budget_that_never_binds_changes_nothing(lengths):
     patches = np.ones(len(lengths), dtype=int)
     capped = best_fit_capped(lengths, patches, CAPACITY, 10**9)
     assert sorted(loads(lengths, capped)) == sorted(
-        loads(lengths, pack_all(lengths, CAPACITY, patches, len(lengths)))
+        loads(lengths, best_fit_counted(lengths, CAPACITY))
     )
+    one, other = (pack_all(lengths, CAPACITY, patches, most) for most in (None, len(lengths)))
+    assert one.tolist() == other.tolist()
+
+
+@given(LENGTHS)
+def test_exact_packs_hold_each_sample_once_and_few_have_room(lengths):
+    packs = exact_fill(lengths, CAPACITY)
+    assert len(packs) == len(lengths) and set(packs.tolist()) == set(range(packs.max() + 1))
+    tokens = loads(lengths, packs)
+    assert tokens.max() <= CAPACITY
+    firsts = [min(lengths[packs > number], default=CAPACITY + 1) for number in range(len(tokens))]
+    assert (tokens + firsts > CAPACITY).all()  # what came later did not fit
+
+
+@given(pictures())
+def test_all_samples_are_packed_in_the_fewest_packs_found(samples):
+    lengths, patches, most = samples
+    for budget in (None, most):
+        packs = pack_all(lengths, CAPACITY, patches, budget)
+        assert set(packs.tolist()) == set(range(packs.max() + 1))
+        assert loads(lengths, packs).max() <= CAPACITY
+        assert budget is None or loads(patches, packs).max() <= budget
+        known = best_fit_capped(lengths, patches, CAPACITY, budget or 10**9)
+        assert packs.max() <= known.max()
+
+
+def test_a_gap_is_filled_by_one_two_or_three_samples():
+    assert loads([60, 40], exact_fill(np.array([60, 40]), 100)).tolist() == [100]
+    for rest in ([40], [25, 15], [20, 20], [15, 14, 11], [30, 5, 5]):
+        lengths = np.array([60, 39, 38, *rest, 37, 7])
+        packs = exact_fill(lengths, 100)
+        assert loads(lengths, packs)[packs[0]] == 100, rest
 
 
 @given(pictures(), st.integers(1, 9))
