@@ -175,6 +175,16 @@ def test_preflight_names_what_would_crash_or_poison(changes, reason):
     assert check(rows(**changes)) == ["", reason, ""]
 
 
+@given(
+    st.sampled_from(["length", "text_length", "placeholders", "patches", "supervised"]),
+    st.integers(-60, 60).filter(bool),
+)
+def test_no_count_of_an_index_can_be_wrong_unnoticed(name, change):
+    [wrong] = rows()[1:2]
+    found = check(rows(**{name: wrong[name] + change}))
+    assert found[0] == found[2] == "" and found[1] != ""
+
+
 def test_preflight_asks_the_family_how_a_grid_expands():
     merging = SimpleNamespace(MERGE=2, visual_tokens=lambda grid: grid[0] * grid[1] * grid[2] // 8)
     table = pa.Table.from_pylist([{key: row[key] for key in COLUMNS} for row in rows()])

@@ -82,6 +82,24 @@ def test_global_packing_reports_what_a_step_has(results):
     assert token_data.files_under(path.parent) == before
 
 
+@pytest.mark.parametrize("changes", [{"global_batch": {"tokens": 1280}}, {"packing": "flatten"}])
+@pytest.mark.parametrize(("ranks", "micro_batch"), [(1, 1), (2, 2), (3, 1), (5, 3)])
+def test_a_step_is_the_same_on_any_ranks_and_at_any_start(results, changes, ranks, micro_batch):
+    path, found = plan(results, "ranks", epochs=2.0, **changes)
+    size = {"ranks": ranks, "micro_batch": micro_batch}
+    parts = [
+        PlanDataset(results, path, path.with_suffix(".parquet"), qwen2_vl, rank=rank, **size)
+        for rank in range(ranks)
+    ]
+    for step in reversed(range(found.steps)):
+        start = step * parts[0].accumulation
+        rows = [part[start + micro] for micro in range(parts[0].accumulation) for part in parts]
+        names = [name for row in rows for name in row["samples"]]
+        assert names == [sample["id"] for sample in samples_of_step(found, step, results)]
+        supervised = sum(int((row["labels"] != -100).sum()) for row in rows)
+        assert supervised == found.supervised_of(step)
+
+
 @pytest.mark.parametrize("packing", ["flatten", "none"])
 def test_flatten_and_none_draw_as_step_does(results, packing):
     _, packed = plan(results, "step", seed=2)
