@@ -21,12 +21,13 @@ PACK = "pack"
 
 
 def check_arrays(
-    input_ids: np.ndarray, labels: np.ndarray, placeholder: int, tokenizer: Tokenizer
+    input_ids: np.ndarray, labels: np.ndarray, placeholders: Sequence[int], tokenizer: Tokenizer
 ) -> None:
     """Refuse arrays that would crash a step, or teach what was not meant.
 
     Args:
         input_ids, labels: of one sample, with one placeholder a medium.
+        placeholders: their ids.
 
     Raises:
         SampleError: ``label_count``, ``label_differs``, ``placeholder_supervised`` or
@@ -35,7 +36,7 @@ def check_arrays(
     if input_ids.shape != labels.shape or input_ids.ndim != 1:
         raise SampleError("label_count", f"labels {labels.shape} for tokens {input_ids.shape}")
     learned = labels != IGNORED
-    if np.any(learned & (input_ids == placeholder)):
+    if np.any(learned & np.isin(input_ids, placeholders)):
         raise SampleError("placeholder_supervised", "the place of a medium would be learned")
     if np.any(wrong := learned & (labels != input_ids)):
         place = int(np.flatnonzero(wrong)[0])
@@ -58,18 +59,19 @@ def check_grid(grid: Sequence[int], merge: int) -> None:
 
 
 def planning_columns(
-    sample: Sample, input_ids: np.ndarray, labels: np.ndarray, placeholder: int
+    sample: Sample, input_ids: np.ndarray, labels: np.ndarray, placeholders: Sequence[int]
 ) -> dict[str, Any]:
     """Columns of the index that only planning reads.
 
     Args:
         input_ids, labels: expanded.
+        placeholders: ids that stand for media.
 
     Returns:
         ``group`` and ``pack`` of the sample; ``media_end``: tokens up to the last of a medium;
         ``answers``: start and end of each run of supervised tokens.
     """
-    media = np.flatnonzero(input_ids == placeholder)
+    media = np.flatnonzero(np.isin(input_ids, placeholders))
     edges = np.diff(np.concatenate([[False], labels != IGNORED, [False]]).astype(np.int8))
     return {
         "group": group_of(sample),

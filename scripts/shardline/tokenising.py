@@ -63,7 +63,7 @@ def tokenise_sample(
     """
     input_ids, labels = family.encode(tokenizer, task.conversation(sample, options))
     placeholder = tokenizer.token_to_id(family.PLACEHOLDER)
-    check_arrays(input_ids, labels, placeholder, tokenizer)
+    check_arrays(input_ids, labels, [placeholder], tokenizer)
     if not count_supervised(labels):
         raise SampleError("no_supervised", "no token of it would be learned")
     placeholders = count_placeholders(input_ids, placeholder)
@@ -205,7 +205,7 @@ def _index_row(
         "patches": sum(t * h * w for t, h, w in tokens.grids),
         "supervised": count_supervised(tokens.labels),
         "grids": [list(grid) for grid in tokens.grids],
-        **planning_columns(sample, expanded, labels, placeholder),
+        **planning_columns(sample, expanded, labels, [placeholder]),
     }
 
 
