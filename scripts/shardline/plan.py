@@ -21,12 +21,11 @@ from shardline.arrangement import Arrangement, arrange, packing_of
 from shardline.errors import ConfigError, DataError
 from shardline.files import atomic_file, read_json, sha256_file, write_json, write_jsonl
 from shardline.mixture import apportion_mixture
-from shardline.pack_cost import pack_costs, predicted_imbalance
-from shardline.plan_pool import Pool, mixture_of
+from shardline.plan_pool import mixture_of
 from shardline.plan_reading import STAGE, check_rejects, read_pool
+from shardline.plan_summary import figures, shares, split
 from shardline.token_index import MODEL_FACTS
 
-LENGTH_BINS = 20
 PACKAGES = ("numpy", "pyarrow")
 SUMS = {"tokens": "length", "patches": "patches", "supervised": "supervised"}
 """Columns of a pack, and those of its samples that they add up."""
@@ -80,8 +79,6 @@ def write_plan(
     table = _table(drawn, arranged, ("shard", "row", "length", *(["cut"] if truncating else [])))
     with atomic_file(parquet) as file:
         pq.write_table(table, file, compression="zstd")
-    steps = arranged.steps
-    fill = int(drawn["length"].sum(dtype=np.int64)) / (len(steps) * options["max_length"])
     write_json(
         plan,
         {
@@ -96,33 +93,14 @@ def write_plan(
             "global_batch": options["global_batch"],
             "packing": packing,
             "fixed_shape": bool(options.get("fixed_shape")),
-            **{key: sources[0][1][key] for key in MODEL_FACTS},
-            "steps": int(steps[-1]) + 1,
-            "samples": len(arranged.order),
-            "distinct_samples": len(
-                np.unique(drawn["shard"].astype(np.int64) << 32 | drawn["row"])
-            ),
-            "epochs": round(len(arranged.order) / (options.get("epoch_draws") or size), 6),
-            "packs": len(steps),
-            "max_packs_per_step": int(np.bincount(steps).max()),
-            "samples_per_step": _spread(np.bincount(steps[arranged.packs])),
-            "tokens": int(drawn["length"].sum(dtype=np.int64)),
-            "supervised_tokens": int(drawn["supervised"].sum(dtype=np.int64)),
-            "patches": int(drawn["patches"].sum(dtype=np.int64)),
-            "fill": round(fill, 6),
-            "predicted_imbalance": predicted_imbalance(
-                pack_costs(drawn["length"], drawn["patches"], arranged.packs, len(steps)), steps
-            ),
-            "shards": shards,
-            "shares": _shares(pools, taken, options["mixture"]),
-            "chosen_sha256": chosen,
-            "split": _split(pools, options),
-            "histogram": _histogram(drawn["length"]),
             "too_long": options.get("too_long") or "reject",
-            "truncated": {
-                "samples": int(np.count_nonzero(drawn["cut"])),
-                "tokens": int(drawn["cut"].sum(dtype=np.int64)),
-            },
+            **{key: sources[0][1][key] for key in MODEL_FACTS},
+            **figures(drawn, arranged, options["max_length"]),
+            "epochs": round(len(arranged.order) / (options.get("epoch_draws") or size), 6),
+            "shards": shards,
+            "shares": shares(pools, taken, options["mixture"]),
+            "chosen_sha256": chosen,
+            "split": split(pools, options),
             "rejected": len(rejected),
             "reasons": dict(Counter(row["reason"] for row in rejected)),
             "parquet_sha256": sha256_file(parquet),
@@ -177,54 +155,3 @@ def _table(
             "samples": pa.ListArray.from_arrays(pa.array(starts.astype(np.int32)), struct),
         }
     )
-
-
-def _spread(counts: np.ndarray) -> dict[str, float]:
-    return {
-        "min": int(counts.min()),
-        "mean": round(float(counts.mean()), 3),
-        "max": int(counts.max()),
-    }
-
-
-def _split(pools: Sequence[Pool], options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What was asked to be held out, and of each dataset how many usable samples are."""
-    if not (split := options.get("split")):
-        return None
-    held = {
-        pool.dataset: len(pool.ids) if options.get("part") == "validation" else pool.held_out
-        for pool in pools
-    }
-    return {**split, "held_out": held}
-
-
-def _shares(
-    pools: Sequence[Pool], taken: Sequence[int], mixture: Sequence[Mapping[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """Of each dataset: percent asked for (or "#" and a number) and got, available and taken.
-
-    The last two count samples, or given packs, of an epoch.
-    """
-    asked = {
-        entry["dataset"]: f"#{entry['samples']}" if "samples" in entry else entry["percent"]
-        for entry in mixture
-    }
-    return {
-        pool.dataset: {
-            "asked": asked[pool.dataset],
-            "got": round(100 * count / len(pool.units), 4) if pool.units else 0.0,
-            "available": len(pool.units),
-            "taken": count,
-        }
-        for pool, count in zip(pools, taken, strict=True)
-    }
-
-
-def _histogram(lengths: np.ndarray) -> dict[str, list[int]]:
-    """Tokens of the drawn samples: ``counts[i]`` have ``edges[i]`` < tokens <= ``edges[i + 1]``."""
-    edges = np.unique(np.linspace(0, lengths.max(), LENGTH_BINS + 1).astype(np.int64))
-    places = np.searchsorted(edges, lengths, side="left") - 1
-    return {
-        "edges": edges.tolist(),
-        "counts": np.bincount(places, minlength=len(edges) - 1).tolist(),
-    }

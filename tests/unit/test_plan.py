@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -368,6 +369,9 @@ def test_a_damaged_index_is_a_data_error(tmp_path, damage):
         read_index(path)
     with pytest.raises(DataError, match="not a token index"):
         read_facts(path)
+    pq.write_table(pa.table({"id": ["d:0"]}), path)
+    with pytest.raises(DataError, match="no column answers: tokenise this shard again"):
+        read_index(path, ["id", "answers"])
 
 
 @settings(max_examples=15, deadline=None)
