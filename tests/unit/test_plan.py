@@ -370,7 +370,7 @@ def test_a_damaged_index_is_a_data_error(tmp_path, damage):
     with pytest.raises(DataError, match="not a token index"):
         read_facts(path)
     pq.write_table(pa.table({"id": ["d:0"]}), path)
-    with pytest.raises(DataError, match="not a token index.*answers"):
+    with pytest.raises(DataError, match=r"not a token index.*answers"):
         read_index(path, ["id", "answers"])
 
 
