@@ -25,12 +25,13 @@ import pyarrow.parquet as pq
 
 from shardline.families import qwen2_vl as family
 from shardline.files import canonical_json, read_json, sha256_file, write_json
-from shardline.token_index import METADATA, SCHEMA
+from shardline.token_index import METADATA, MODEL_FACTS, SCHEMA
 
 SAMPLES = 1_000_000
 SHARD = 10_000
 TEMPLATE = 30  # tokens of a conversation's turns and media marks
 CHARACTERS_A_TOKEN = 3.5
+BLOCK, MEMBER = 4096, 3000  # bytes from member to member of a tar, and of one
 MEMBERS = ("json", "0.png", "input_ids.npy", "labels.npy")
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts/plan_stage.py"
 PACKS_A_STEP = {8192: 32, 16384: 8}
@@ -145,13 +146,12 @@ def _write_dataset(folder: Path, samples: int) -> Path:
             }
         )
     manifest = folder / "manifest.json"
-    facts = {"family": "qwen2_vl", "placeholder_id": 151655}
     counts = {"in": samples, "kept": samples, "rejected": 0}
     write_json(
         manifest,
         {
             **{"stage": "tokens", "dataset": "mix", "samples": counts, "shards": shards},
-            **{**facts, "tokenizer_sha256": "", "template_sha256": ""},
+            **{**dict.fromkeys(MODEL_FACTS, ""), "family": "qwen2_vl"},
         },
     )
     return manifest
@@ -165,14 +165,18 @@ def _write_index(path: Path, start: int, drawn: dict[str, np.ndarray]) -> int:
     length = text + np.where(seen, patches // family.MERGE**2 - 1, 0)
     learned = text // 3
     keys = [f"{number:016x}" for number in range(start, start + count)]
-    held = np.where(seen, len(MEMBERS), len(MEMBERS) - 1)
     names = [
         f"{key}.{name}"
         for key, picture in zip(keys, seen.tolist(), strict=True)
         for name in MEMBERS
         if picture or name != "0.png"
     ]
-    offsets = np.arange(len(names)) * 4096 + 512
+    offsets = np.arange(len(names)) * BLOCK + 512
+    sides = np.stack([np.ones(count), height, width], axis=1)[seen].ravel()
+    members = pa.StructArray.from_arrays(
+        [pa.array(names), pa.array(offsets), pa.array(np.full(len(names), MEMBER))],
+        ["name", "offset", "size"],
+    )
     columns = {
         "key": keys,
         "id": [f"mix:annotations/train.json#{number}" for number in range(start, start + count)],
@@ -185,37 +189,27 @@ def _write_index(path: Path, start: int, drawn: dict[str, np.ndarray]) -> int:
         "patches": patches,
         "supervised": learned,
         "media_end": np.where(seen, patches // family.MERGE**2 + 8, 0),
-        "answers": _lists(
-            np.stack([length - learned - 1, length - 1], axis=1).ravel(), 2 * np.ones(count)
-        ),
-        "grids": _lists(
-            pa.FixedSizeListArray.from_arrays(
-                pa.array(
-                    np.stack([np.ones(count), height, width], axis=1)[seen].ravel().astype(np.int32)
-                ),
-                3,
-            ).cast(pa.list_(pa.int32())),
-            seen,
-        ),
-        "members": _lists(
-            pa.StructArray.from_arrays(
-                [pa.array(names), pa.array(offsets), pa.array(np.full(len(names), 3000))],
-                ["name", "offset", "size"],
-            ),
-            held,
-        ),
+        "answers": _lists(np.stack([length - learned - 1, length - 1], axis=1).ravel(), 2),
+        "grids": _lists(_lists(sides.astype(np.int64), 3), seen),
+        "members": _lists(members, np.where(seen, len(MEMBERS), len(MEMBERS) - 1)),
     }
-    arrays = [
-        value if isinstance(value, pa.Array) else pa.array(value, type=SCHEMA.field(name).type)
-        for name, value in columns.items()
-    ]
-    table = pa.table(arrays, names=list(columns)).select(SCHEMA.names).cast(SCHEMA)
+    arrays = [_column(columns.get(field.name), field.type, count) for field in SCHEMA]
     schema = SCHEMA.with_metadata({METADATA: canonical_json({}).encode()})
-    pq.write_table(table.cast(schema), path, compression="zstd")
-    return int(offsets[-1]) + 3000
+    pq.write_table(pa.table(arrays, schema=schema), path, compression="zstd")
+    return int(offsets[-1]) + MEMBER
 
 
-def _lists(values: Any, counts: np.ndarray) -> pa.ListArray:
+def _column(values: Any, kind: pa.DataType, count: int) -> pa.Array:
+    """Values as a column; nulls for one that planning does not read."""
+    if values is None:
+        return pa.nulls(count, kind)
+    return values.cast(kind) if isinstance(values, pa.Array) else pa.array(values, type=kind)
+
+
+def _lists(values: Any, counts: np.ndarray | int) -> pa.ListArray:
+    """Values as lists of so many each."""
+    if isinstance(counts, int):
+        counts = np.full(len(values) // counts, counts)
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(starts), pa.array(values))
 

@@ -175,7 +175,11 @@ def negative(ids, labels):
 def test_arrays_that_would_crash_or_poison_a_step_are_rejected(model, poison, reason):
     """A family of a user's own may make such arrays."""
     sample, data = token_data.screens(1)[0]
-    poisoned = {**vars(family), "encode": lambda *words: poison(*family.encode(*words))}
+
+    def encode(*words, **named):
+        return poison(*family.encode(*words, **named))
+
+    poisoned = {**vars(family), "encode": encode}
     with pytest.raises(SampleError) as caught:
         tokenise_sample(
             sample,
