@@ -255,6 +255,17 @@ def test_steps_of_tokens_have_as_many_packs_as_asked(count, steps):
     assert max(times.values()) - min(times[place] for place in range(count)) <= 1
 
 
+@given(st.sampled_from(MODES), st.integers(1, 60), st.integers(1, 6), st.integers(1, 6))
+def test_a_longer_training_begins_as_a_shorter_one(mode, count, steps, more):
+    lengths, patches = mix(count)
+    changes = {"epochs": None, **mode}
+    short = arrange(lengths, patches, options(steps=steps, **changes))
+    long = arrange(lengths, patches, options(steps=steps + more, **changes))
+    assert long.steps[: len(short.steps)].tolist() == short.steps.tolist()
+    assert long.order[: len(short.order)].tolist() == short.order.tolist()
+    assert long.packs[: len(short.order)].tolist() == short.packs.tolist()
+
+
 @given(st.integers(1, 50), st.integers(1, 300), st.integers(0, 9))
 def test_draws_of_a_fixed_number_are_by_lot(size, count, seed):
     drawn = redraw(size, count, seed, 0)
