@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all bench-data lint schemas lock
+.PHONY: help demo test test-all bench-data bench-tokens lint schemas lock
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ test-all: .venv/.lock ## Every test that this machine can run.
 
 bench-data: .venv/.lock ## How fast images are audited and scored and rows converted; about 5 minutes.
 	@PYTHONPATH=scripts python bench/data.py
+
+bench-tokens: .venv/.lock ## How fast a million samples are planned and how full their packs are; about 3 minutes.
+	@PYTHONPATH=scripts python bench/tokens.py
 
 lint: .venv/.lock ## ruff, snakefmt and snakemake's own lint.
 	@ruff check . && ruff format --check . && snakefmt --check Snakefile rules && snakemake --lint

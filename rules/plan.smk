@@ -1,10 +1,12 @@
 """What a stage trains on, in which order, in which packs.
 
 Needs: results/tokens/ of every dataset in the stage's mixture.
-Makes: results/plans/<recipe>/<stage>.{parquet,json,rejects.jsonl}.
+Makes: results/plans/<recipe>/<stage>.{parquet,json,rejects.jsonl}; where the recipe holds samples
+out, the same of them as <stage>.validation.*.
 """
 
 planning = Tracked("plan_stage", project.plan, "recipe", "stage")
+planning_validation = Tracked("plan_stage", project.plan_validation, "recipe", "stage")
 
 
 checkpoint plan_stage:
@@ -25,6 +27,37 @@ checkpoint plan_stage:
         options=planning.options,
     message:
         "plan {wildcards.recipe} {wildcards.stage}"
+    shell:
+        r"""
+        python scripts/plan_stage.py \
+            --options {params.options:q} \
+            --tokens {input.tokens:q} \
+            --plan {output.plan:q} \
+            --parquet {output.parquet:q} \
+            --rejects {output.rejects:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+rule plan_validation:
+    """Plan what the recipe holds out of a stage, in packs as it trains."""
+    input:
+        upstream.judge_anew,
+        tokens=upstream.tokens,
+    output:
+        plan="results/plans/{recipe}/{stage}.validation.json",
+        parquet="results/plans/{recipe}/{stage}.validation.parquet",
+        rejects="results/plans/{recipe}/{stage}.validation.rejects.jsonl",
+    log:
+        "results/logs/plan_validation/{recipe}/{stage}.log",
+    wildcard_constraints:
+        recipe=planning_validation.constraints[0],
+        stage=planning_validation.constraints[1],
+    params:
+        *planning_validation.params,
+        options=planning_validation.options,
+    message:
+        "plan validation of {wildcards.recipe} {wildcards.stage}"
     shell:
         r"""
         python scripts/plan_stage.py \

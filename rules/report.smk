@@ -59,6 +59,7 @@ rule plans:
     """Plans of every stage."""
     input:
         [paths.plan(*key) for key in project.plan],
+        [paths.validation_plan(*key) for key in project.plan_validation],
 
 
 rule train:

@@ -1,12 +1,13 @@
-"""Plan a training stage: draw its samples, pack them step by step, check every sample first.
+"""Plan a training stage: check every sample, draw the mixture, pack it, fix the order.
 
-Called by the rule plan_stage, once a stage of a recipe:
+Called by the rule plan_stage, once a stage of a recipe, and by plan_validation with
+``"part": "validation"`` for what the recipe holds out:
 
     python scripts/plan_stage.py \\
         --options '{"recipe": "demo", "stage": "sft", "method": "sft", "seed": 42,
                     "mixture": [{"dataset": "screens", "percent": 100}], "family": "qwen2_vl",
                     "global_batch": {"samples": 32}, "steps": 700, "epochs": null,
-                    "max_length": 1024}' \\
+                    "max_length": 1024, "packing": null, "too_long": "reject", ...}' \\
         --tokens results/tokens/screens/tiny/manifest.json \\
         --plan results/plans/demo/sft.json --parquet results/plans/demo/sft.parquet \\
         --rejects results/plans/demo/sft.rejects.jsonl

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from shardline.arrangement import arrange
 from shardline.errors import DataError, SampleError
 from shardline.files import read_json, read_jsonl
-from shardline.mixture import apportion, choose, draw
-from shardline.packing import pack_steps
+from shardline.mixture import apportion_mixture
 from shardline.pictures import media_grids
+from shardline.plan_pool import Pool, given_packs, keep_part, mixture_of
 from shardline.samples import Sample
+from shardline.token_checks import group_of, pack_of
 from shardline.variants import variants_of
 
 CHARACTERS_A_TOKEN = 3.5  # English UI text with a large vocabulary; only without a tokenizer
@@ -30,11 +32,16 @@ MEDIA = ("image", "video")
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """Of one dataset's usable samples: ids, tokens with media expanded, tokens of the media."""
+    """Of one dataset's usable samples: ids, tokens with media expanded, tokens of the media.
+
+    ``groups`` and ``packs``: what a split keeps together, and the packs of the source.
+    """
 
     ids: list[str]
     tokens: np.ndarray
     visual: np.ndarray
+    groups: list[str]
+    packs: list[str]
     unusable: int
 
 
@@ -53,7 +60,7 @@ def dataset_lengths(
         tokenizer: of the base model; without one, text is counted by its characters.
         tokens: the token options of the stage.
     """
-    ids, lengths, visual, unusable = [], [], [], 0
+    ids, lengths, visual, groups, packs, unusable = [], [], [], [], [], 0
     for shard in read_json(converted)["shards"]:
         for row in read_jsonl(converted.parent / shard["name"]):
             for sample, _ in variants_of(Sample.from_json(row), tokens):
@@ -72,10 +79,14 @@ def dataset_lengths(
                 ids.append(sample.id)
                 lengths.append(text - len(sample.media) + media)
                 visual.append(media)
+                groups.append(group_of(sample))
+                packs.append(pack_of(sample))
     return Lengths(
         ids=ids,
         tokens=np.array(lengths, dtype=np.int64),
         visual=np.array(visual, dtype=np.int64),
+        groups=groups,
+        packs=packs,
         unusable=unusable,
     )
 
@@ -106,8 +117,7 @@ def estimate_stage(
 
     Args:
         converted: manifest of each dataset of the mixture, by name.
-        options: of `plan_stage`: ``mixture``, ``global_batch``, ``steps`` or ``epochs``,
-            ``max_length``, ``seed``.
+        options: of `shardline.plan.write_plan`.
         tokens: the token options of the stage.
         tokenizer: of the base model, once it is there; makes the figures exact but for filters.
 
@@ -126,36 +136,58 @@ def estimate_stage(
         )
         for name in names
     ]
-    fitting = [np.flatnonzero(lengths.tokens <= options["max_length"]) for lengths in found]
-    taken = apportion(
-        [len(rows) for rows in fitting], [entry["percent"] for entry in options["mixture"]]
-    )
-    chosen = [
-        rows[choose([lengths.ids[row] for row in rows], count, options["seed"], name)]
-        for name, lengths, rows, count in zip(names, found, fitting, taken, strict=True)
+    merged = family.MERGE**2
+    pools = [
+        _pool(number, name, lengths, merged, options)
+        for number, (name, lengths) in enumerate(zip(names, found, strict=True))
     ]
-    size = sum(taken)
-    if not size:
+    if not any(pool.ids for pool in pools):
         raise DataError(f"{', '.join(names)}: no sample fits {options['max_length']} tokens")
-    batch = options["global_batch"]["samples"]
-    total = options["steps"] * batch if options["steps"] else round(options["epochs"] * size)
-    order = draw(size, max(1, total), options["seed"])
-    lengths = np.concatenate([part.tokens[rows] for part, rows in zip(found, chosen, strict=True)])[
-        order
-    ]
-    visual = np.concatenate([part.visual[rows] for part, rows in zip(found, chosen, strict=True)])
-    _, _, steps = pack_steps(lengths, batch, options["max_length"])
+    taken = apportion_mixture([len(pool.units) for pool in pools], options["mixture"])
+    mixture, given, _ = mixture_of(pools, taken, options)
+    order, _, steps = arrange(mixture["length"], mixture["patches"], options, given)
+    tokens = int(mixture["length"][order].sum())
+    size = options.get("epoch_draws") or len(mixture["length"])
     return {
         "samples": len(order),
-        "distinct": len(np.unique(order)),
+        "distinct": len(np.unique(mixture["place"][order])),
         "epochs": round(len(order) / size, 6),
-        "tokens": int(lengths.sum()),
-        "visual_tokens": int(visual[order].sum()),
+        "tokens": tokens,
+        "visual_tokens": int(mixture["patches"][order].sum()) // merged,
         "packs": len(steps),
         "max_packs_per_step": int(np.bincount(steps).max()),
         "steps": int(steps[-1]) + 1,
-        "fill": round(int(lengths.sum()) / (len(steps) * options["max_length"]), 6),
-        "too_long": sum(len(part.ids) for part in found) - sum(map(len, fitting)),
+        "fill": round(tokens / (len(steps) * options["max_length"]), 6),
+        "too_long": sum(len(pool.rejects) for pool in pools),
         "unusable": sum(part.unusable for part in found),
         "exact_text": tokenizer is not None,
     }
+
+
+def _pool(
+    number: int, dataset: str, lengths: Lengths, merged: int, options: Mapping[str, Any]
+) -> Pool:
+    """A dataset's samples as a plan would have them, if all of them got through the filters.
+
+    A sample whose answer would be cut is taken to fill a pack.
+    """
+    patches = merged * lengths.visual
+    usable = patches <= (options.get("max_patches") or np.inf)
+    if options.get("too_long") == "truncate_answer":
+        usable &= lengths.visual < options["max_length"]
+    else:
+        usable &= lengths.tokens <= options["max_length"]
+    part = keep_part(lengths.groups, lengths.ids, dataset, options)
+    rows = np.flatnonzero(usable & part)
+    ids = [lengths.ids[row] for row in rows.tolist()]
+    return Pool(
+        dataset,
+        ids=ids,
+        columns={
+            "length": np.minimum(lengths.tokens[rows], options["max_length"]),
+            "patches": patches[rows],
+            "place": rows + (number << 32),
+        },
+        packs=given_packs([lengths.packs[row] for row in rows.tolist()], ids, options),
+        rejects=[{}] * int(np.count_nonzero(~usable)),
+    )

@@ -18,6 +18,7 @@ import torch
 from shardline.errors import ConfigError, DataError
 from shardline.placeholders import media_types
 from shardline.plan_file import Place, read_plan
+from shardline.row_padding import pad_row, pad_samples
 from shardline.token_reader import TokenReader
 
 IGNORED = -100
@@ -63,6 +64,9 @@ class PlanDataset(torch.utils.data.Dataset):
         self.rank, self.ranks, self.micro_batch = rank, ranks, micro_batch
         self.family = family
         self.placeholders = self.plan.summary["placeholder_ids"]
+        self.padded = self.plan.summary["packing"] == "none"
+        fixed = self.plan.summary["fixed_shape"]
+        self.row_length = micro_batch * self.plan.summary["max_length"] if fixed else None
         self.reader = TokenReader(results, self.plan.summary["shards"])
 
     def __len__(self) -> int:
@@ -89,6 +93,10 @@ class PlanDataset(torch.utils.data.Dataset):
             A row for which the step has no pack left repeats the step's shortest sample without
             labels, so that every rank runs the same modules; its ``samples`` are empty.
 
+            With ``packing: none`` every sample is padded to the longest of the row. With
+            ``fixed_shape`` the row is padded to ``micro_batch * max_length`` tokens by a segment
+            of its own.
+
         Raises:
             DataError: a sample cannot be read, or is not what the plan knows.
         """
@@ -104,6 +112,10 @@ class PlanDataset(torch.utils.data.Dataset):
         if empty:
             row["labels"].fill_(IGNORED)
             row["samples"] = []
+        if self.padded:
+            row = pad_samples(row)
+        if self.row_length:
+            row = pad_row(row, self.row_length)
         return {**row, "step": step, "loss_denominator": self.plan.supervised_of(step)}
 
     def _row(self, places: Sequence[Place]) -> dict[str, Any]:
@@ -115,8 +127,9 @@ class PlanDataset(torch.utils.data.Dataset):
                 tokens, targets = self.family.expand(
                     sample.input_ids, sample.labels, sample.grids, self.placeholders
                 )
-                if len(tokens) != place.length:
-                    raise DataError(f"{len(tokens)} tokens where the plan has {place.length}")
+                known = place.length + place.cut
+                if len(tokens) != known:
+                    raise DataError(f"{len(tokens)} tokens where the plan has {known}")
                 rotary = self.family.positions(
                     tokens, sample.grids, self.placeholders, sample.intervals
                 )
@@ -124,9 +137,10 @@ class PlanDataset(torch.utils.data.Dataset):
                 path = self.plan.summary["shards"][place.shard]["path"]
                 raise DataError(f"{path}: sample {sample.id}: {error}") from None
             targets[0] = IGNORED
-            input_ids.append(tokens)
-            labels.append(targets)
-            positions.append(np.concatenate([np.arange(len(tokens))[None], rotary]))
+            placed = np.concatenate([np.arange(len(tokens))[None], rotary])
+            input_ids.append(tokens[: place.length])
+            labels.append(targets[: place.length])
+            positions.append(placed[:, : place.length])
             images += [torch.from_numpy(image) for image in sample.images]
             grids += sample.grids
             intervals += sample.intervals

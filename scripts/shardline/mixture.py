@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
+
+from shardline.errors import DataError
 
 
 def apportion(counts: Sequence[int], percents: Sequence[float]) -> list[int]:
@@ -29,6 +32,31 @@ def apportion(counts: Sequence[int], percents: Sequence[float]) -> list[int]:
     by_remainder = sorted(range(len(shares)), key=lambda place: (-(shares[place] % 1), place))
     for place in by_remainder[:missing]:
         taken[place] += 1
+    return taken
+
+
+def apportion_mixture(counts: Sequence[int], mixture: Sequence[Mapping[str, Any]]) -> list[int]:
+    """How many samples of each dataset an epoch takes.
+
+    Args:
+        counts: samples that there are of each.
+        mixture: of each, ``samples``: exactly so many, or ``percent`` of those there are, shared
+            out among such datasets by `apportion`.
+
+    Raises:
+        DataError: samples are asked of a dataset that has none.
+    """
+    for count, entry in zip(counts, mixture, strict=True):
+        if entry.get("samples") and not count:
+            raise DataError(
+                f"train: {entry['dataset']}#{entry['samples']}: no sample of it is left"
+            )
+    shared = [place for place, entry in enumerate(mixture) if "samples" not in entry]
+    taken = [entry.get("samples", 0) for entry in mixture]
+    percents = [mixture[place]["percent"] for place in shared]
+    shares = apportion([counts[place] for place in shared], percents)
+    for place, share in zip(shared, shares, strict=True):
+        taken[place] = share
     return taken
 
 
@@ -53,11 +81,24 @@ def _rank(seed: int, dataset: str, name: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of ``size`` samples in an epoch (from 0), int64 [size]."""
-    digest = hashlib.blake2b(f"{seed}\nepoch {epoch}".encode(), digest_size=16).digest()
-    bits = np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(size)
-    return np.argsort(bits, kind="stable")
+def permutation(size: int, seed: int, epoch: int, what: str = "epoch") -> np.ndarray:
+    """The order of ``size`` samples in an epoch (from 0), int64 [size].
+
+    Args:
+        what: is ordered; the order of one thing says nothing of that of another.
+    """
+    return np.argsort(_bits(size, seed, f"{what} {epoch}"), kind="stable")
+
+
+def redraw(size: int, count: int, seed: int, epoch: int) -> np.ndarray:
+    """``count`` samples of ``size``, each by lot whatever was drawn before, int64 [count]."""
+    bits = _bits(count, seed, f"redraw {epoch}") >> np.uint64(32)
+    return (bits * np.uint64(size) >> np.uint64(32)).astype(np.int64)
+
+
+def _bits(count: int, seed: int, purpose: str) -> np.ndarray:
+    digest = hashlib.blake2b(f"{seed}\n{purpose}".encode(), digest_size=16).digest()
+    return np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(count)
 
 
 def draw(size: int, total: int, seed: int) -> np.ndarray:

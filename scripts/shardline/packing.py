@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from shardline.global_packing import best_fit_capped
+
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[int]:
     """The pack of each item: the fullest one it still fits in, else a new one.
@@ -31,13 +33,19 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[int]:
 
 
 def pack_steps(
-    lengths: np.ndarray, step_samples: int, capacity: int
+    lengths: np.ndarray,
+    step_samples: int,
+    capacity: int,
+    patches: np.ndarray | None = None,
+    max_patches: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cut drawn samples into steps, then pack each step for itself.
 
     Args:
         lengths: int [n], tokens of each sample in the order drawn, none over ``capacity``.
         step_samples: samples a step; the last step has what is left.
+        patches: int [n], of the vision tower, none over ``max_patches``.
+        max_patches: of a pack; None for any number.
 
     Returns:
         ``order`` int64 [n]: the drawn samples pack by pack; ``packs`` int64 [n]: the pack of each
@@ -46,13 +54,15 @@ def pack_steps(
     count = len(lengths)
     step_of = np.arange(count, dtype=np.int64) // step_samples
     by_length = np.lexsort((np.arange(count), -lengths, step_of))
-    sorted_lengths = lengths[by_length].tolist()
     packs = np.empty(count, dtype=np.int64)
     steps: list[int] = []
     for step, start in enumerate(range(0, count, step_samples)):
-        within = best_fit(sorted_lengths[start : start + step_samples], capacity)
-        packs[start : start + len(within)] = within
-        packs[start : start + len(within)] += len(steps)
-        steps += [step] * (max(within) + 1)
+        part = by_length[start : start + step_samples]
+        if patches is None or max_patches is None:
+            within = np.array(best_fit(lengths[part].tolist(), capacity))
+        else:
+            within = best_fit_capped(lengths[part], patches[part], capacity, max_patches)
+        packs[start : start + len(within)] = within + len(steps)
+        steps += [step] * (int(within.max()) + 1)
     by_pack = np.argsort(packs, kind="stable")
     return by_length[by_pack], packs[by_pack], np.array(steps, dtype=np.int64)

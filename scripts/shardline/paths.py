@@ -65,6 +65,11 @@ def plan(recipe: str, stage: str) -> str:
     return f"{RESULTS}/plans/{recipe}/{stage}.json"
 
 
+def validation_plan(recipe: str, stage: str) -> str:
+    """Summary of the plan of what a stage's recipe holds out."""
+    return f"{RESULTS}/plans/{recipe}/{stage}.validation.json"
+
+
 def result(recipe: str, stage: str) -> str:
     """What a training stage made."""
     return f"{RESULTS}/checkpoints/{recipe}/{stage}/result.json"

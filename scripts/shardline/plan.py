@@ -1,14 +1,13 @@
 """The plan of a training stage: which samples make up which pack of which step.
 
-It is the whole data order of a training, fixed before any hardware is known: steps are cut from
-seeded permutations of the mixture, and packed one by one.
+It is the whole data order of a training, fixed before any hardware is known: seeded permutations
+of the mixture, in packs, in steps.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -18,26 +17,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shardline.arrangement import Arrangement, arrange, packing_of
 from shardline.errors import ConfigError, DataError
 from shardline.files import atomic_file, read_json, sha256_file, write_json, write_jsonl
-from shardline.mixture import apportion, choose, draw
-from shardline.packing import pack_steps
-from shardline.preflight import COLUMNS, REASONS, preflight
-from shardline.token_index import MODEL_FACTS, read_index
+from shardline.mixture import apportion_mixture
+from shardline.plan_pool import mixture_of
+from shardline.plan_reading import STAGE, check_rejects, read_pool
+from shardline.plan_summary import figures, shares, split
+from shardline.token_index import MODEL_FACTS
 
-STAGE = "plan"
-LENGTH_BINS = 20
 PACKAGES = ("numpy", "pyarrow")
-
-
-@dataclass
-class Pool:
-    """The usable samples of one dataset, and the rejected ones."""
-
-    dataset: str
-    ids: list[str] = field(default_factory=list)
-    columns: dict[str, np.ndarray] = field(default_factory=dict)
-    rejects: list[dict[str, Any]] = field(default_factory=list)
+SUMS = {"tokens": "length", "patches": "patches", "supervised": "supervised"}
+"""Columns of a pack, and those of its samples that they add up."""
 
 
 def write_plan(
@@ -54,17 +45,19 @@ def write_plan(
     Args:
         manifests: of the token datasets, at ``.../tokens/<dataset>/<variant>/manifest.json``.
         options: ``recipe``, ``stage``, ``method``, ``seed``, ``mixture``
-            [{"dataset", "percent"}], ``global_batch`` {"samples"}, ``steps`` or ``epochs``,
-            ``max_length``.
+            [{"dataset", "percent" or "samples"}] and those of `arrange` and `read_pool`;
+            ``max_reject_share`` of `check_rejects`.
 
     Raises:
         ConfigError: mixture and manifests do not match, or the datasets were not tokenised alike.
         DataError: an index changed since its manifest was written, or no sample is left.
+        GateError: more samples were refused than the stage allows.
     """
+    packing = packing_of(options)
     sources = _sources(manifests, options["mixture"])
     shards, pools = [], []
     for manifest, content in sources:
-        pools.append(_pool(manifest, content, len(shards), family, options["max_length"]))
+        pools.append(read_pool(manifest, content, len(shards), family, options))
         folder = "/".join(manifest.parent.parts[-3:])
         shards += [
             {
@@ -74,21 +67,18 @@ def write_plan(
             }
             for shard in content["shards"]
         ]
-    taken = apportion(
-        [len(pool.ids) for pool in pools], [entry["percent"] for entry in options["mixture"]]
-    )
-    drawn, epoch_samples = _draw(pools, taken, options)
-    order, packs, steps = pack_steps(
-        drawn["length"], options["global_batch"]["samples"], options["max_length"]
-    )
-    table = _table({name: values[order] for name, values in drawn.items()}, packs, steps)
-    with atomic_file(parquet) as file:
-        pq.write_table(table, file, compression="zstd")
     rejected = [row for pool in pools for row in pool.rejects]
     write_jsonl(rejects, rejected)
-    totals = {
-        name: int(drawn[name].sum(dtype=np.int64)) for name in ("length", "supervised", "patches")
-    }
+    check_rejects(pools, options.get("max_reject_share"))
+    taken = apportion_mixture([len(pool.units) for pool in pools], options["mixture"])
+    mixture, given, chosen = mixture_of(pools, taken, options)
+    size = len(mixture["length"])
+    arranged = arrange(mixture["length"], mixture["patches"], options, given)
+    drawn = {name: values[arranged.order] for name, values in mixture.items()}
+    truncating = options.get("too_long") == "truncate_answer"
+    table = _table(drawn, arranged, ("shard", "row", "length", *(["cut"] if truncating else [])))
+    with atomic_file(parquet) as file:
+        pq.write_table(table, file, compression="zstd")
     write_json(
         plan,
         {
@@ -96,25 +86,21 @@ def write_plan(
             "recipe": options["recipe"],
             "name": options["stage"],
             "method": options["method"],
+            "part": options.get("part") or "train",
             "seed": options["seed"],
             "max_length": options["max_length"],
+            "max_patches": options.get("max_patches"),
             "global_batch": options["global_batch"],
+            "packing": packing,
+            "fixed_shape": bool(options.get("fixed_shape")),
+            "too_long": options.get("too_long") or "reject",
             **{key: sources[0][1][key] for key in MODEL_FACTS},
-            "steps": int(steps[-1]) + 1,
-            "samples": len(order),
-            "distinct_samples": len(
-                np.unique(drawn["shard"].astype(np.int64) << 32 | drawn["row"])
-            ),
-            "epochs": round(len(order) / epoch_samples, 6),
-            "packs": len(steps),
-            "max_packs_per_step": int(np.bincount(steps).max()),
-            "tokens": totals["length"],
-            "supervised_tokens": totals["supervised"],
-            "patches": totals["patches"],
-            "fill": round(totals["length"] / (len(steps) * options["max_length"]), 6),
+            **figures(drawn, arranged, options["max_length"]),
+            "epochs": round(len(arranged.order) / (options.get("epoch_draws") or size), 6),
             "shards": shards,
-            "shares": _shares(pools, taken, options["mixture"]),
-            "histogram": _histogram(drawn["length"]),
+            "shares": shares(pools, taken, options["mixture"]),
+            "chosen_sha256": chosen,
+            "split": split(pools, options),
             "rejected": len(rejected),
             "reasons": dict(Counter(row["reason"] for row in rejected)),
             "parquet_sha256": sha256_file(parquet),
@@ -150,134 +136,22 @@ def _sources(
     return filled + [entry for entry in ordered if not entry[1]["shards"]]
 
 
-def _pool(
-    manifest: Path,
-    content: Mapping[str, Any],
-    first_shard: int,
-    family: ModuleType,
-    max_length: int,
-) -> Pool:
-    """Read and check all indexes of a dataset."""
-    pool = Pool(content["dataset"])
-    parts: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("shard", "row", "length", "patches", "supervised")
-    }
-    for number, shard in enumerate(content["shards"], start=first_shard):
-        index = manifest.parent / shard["index"]
-        if sha256_file(index) != shard["index_sha256"]:
-            raise DataError(f"{index}: changed since {manifest} was written; tokenise it again")
-        table = read_index(index, ["id", *COLUMNS])
-        try:
-            problems = preflight(table, shard["bytes"], family, max_length)
-        except DataError as error:
-            raise DataError(f"{index}: {error}") from None
-        good = np.flatnonzero(problems == 0)
-        parts["shard"].append(np.full(len(good), number, dtype=np.int32))
-        parts["row"].append(good.astype(np.int32))
-        for name in ("length", "patches", "supervised"):
-            parts[name].append(table[name].to_numpy()[good])
-        names = table["id"].to_pylist()
-        pool.ids += [names[row] for row in good.tolist()]
-        pool.rejects += [
-            _reject(pool.dataset, table, row, REASONS[problems[row]], max_length)
-            for row in np.flatnonzero(problems).tolist()
-        ]
-    if len(pool.ids) + len(pool.rejects) != content["samples"]["kept"]:
-        raise DataError(f"{manifest}: counts {content['samples']['kept']} samples, not what it has")
-    pool.columns = {
-        name: np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int32)
-        for name, arrays in parts.items()
-    }
-    return pool
-
-
-def _reject(
-    dataset: str, table: pa.Table, row: int, reason: str, max_length: int
-) -> dict[str, Any]:
-    facts = ("length", "text_length", "placeholders", "patches", "supervised")
-    detail = ", ".join(f"{name} {table[name][row].as_py()}" for name in facts)
-    return {
-        "dataset": dataset,
-        "row": table["id"][row].as_py().removeprefix(f"{dataset}:"),
-        "stage": STAGE,
-        "reason": reason,
-        "detail": f"{detail}; grids {table['grids'][row].as_py()}; max_length {max_length}",
-    }
-
-
-def _draw(
-    pools: Sequence[Pool], taken: Sequence[int], options: Mapping[str, Any]
-) -> tuple[dict[str, np.ndarray], int]:
-    """The samples of the whole training in the order drawn, and how many make an epoch."""
-    chosen = [
-        choose(pool.ids, count, options["seed"], pool.dataset)
-        for pool, count in zip(pools, taken, strict=True)
-    ]
-    mixture = {
-        name: np.concatenate(
-            [pool.columns[name][rows] for pool, rows in zip(pools, chosen, strict=True)]
-        )
-        for name in pools[0].columns
-    }
-    size = sum(taken)
-    if not size:
-        names = ", ".join(pool.dataset for pool in pools)
-        raise DataError(f"train: {names}: no sample is left to plan with; see the rejects")
-    if (options["steps"] is None) == (options["epochs"] is None):
-        raise ConfigError("a stage has either `steps` or `epochs`")
-    if options["steps"] is not None:
-        total = options["steps"] * options["global_batch"]["samples"]
-    else:
-        total = max(1, round(options["epochs"] * size))
-    order = draw(size, total, options["seed"])
-    return {name: values[order] for name, values in mixture.items()}, size
-
-
-def _table(samples: Mapping[str, np.ndarray], packs: np.ndarray, steps: np.ndarray) -> pa.Table:
-    """One row a pack; ``samples`` are ordered by pack."""
-    starts = np.searchsorted(packs, np.arange(len(steps) + 1))
+def _table(
+    samples: Mapping[str, np.ndarray], arranged: Arrangement, names: Sequence[str]
+) -> pa.Table:
+    """One row a pack; ``samples`` are ordered by pack, with ``names`` of their columns."""
+    starts = np.searchsorted(arranged.packs, np.arange(len(arranged.steps) + 1))
     struct = pa.StructArray.from_arrays(
-        [pa.array(samples[name].astype(np.int32)) for name in ("shard", "row", "length")],
-        names=["shard", "row", "length"],
+        [pa.array(samples[name].astype(np.int32)) for name in names], names=names
     )
     sums = {
         name: np.add.reduceat(samples[column].astype(np.int64), starts[:-1]).astype(np.int32)
-        for name, column in (
-            ("tokens", "length"),
-            ("patches", "patches"),
-            ("supervised", "supervised"),
-        )
+        for name, column in SUMS.items()
     }
     return pa.table(
         {
-            "step": pa.array(steps.astype(np.int32)),
+            "step": pa.array(arranged.steps.astype(np.int32)),
             **{name: pa.array(values) for name, values in sums.items()},
             "samples": pa.ListArray.from_arrays(pa.array(starts.astype(np.int32)), struct),
         }
     )
-
-
-def _shares(
-    pools: Sequence[Pool], taken: Sequence[int], mixture: Sequence[Mapping[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """Of each dataset: percent asked for and got, samples available and taken an epoch."""
-    asked = {entry["dataset"]: entry["percent"] for entry in mixture}
-    return {
-        pool.dataset: {
-            "asked": asked[pool.dataset],
-            "got": round(100 * count / len(pool.ids), 4) if pool.ids else 0.0,
-            "available": len(pool.ids),
-            "taken": count,
-        }
-        for pool, count in zip(pools, taken, strict=True)
-    }
-
-
-def _histogram(lengths: np.ndarray) -> dict[str, list[int]]:
-    """Tokens of the drawn samples: ``counts[i]`` have ``edges[i]`` < tokens <= ``edges[i + 1]``."""
-    edges = np.unique(np.linspace(0, lengths.max(), LENGTH_BINS + 1).astype(np.int64))
-    places = np.searchsorted(edges, lengths, side="left") - 1
-    return {
-        "edges": edges.tolist(),
-        "counts": np.bincount(places, minlength=len(edges) - 1).tolist(),
-    }

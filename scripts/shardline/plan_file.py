@@ -17,23 +17,27 @@ from shardline.token_index import read_index
 
 
 class Place(NamedTuple):
-    """Where a planned sample lies: place in the plan's ``shards``, row there, expanded tokens."""
+    """Where a planned sample lies: place in the plan's ``shards``, and row there.
+
+    ``length``: expanded tokens that it has in its pack; ``cut``: tokens left out at its end.
+    """
 
     shard: int
     row: int
     length: int
+    cut: int = 0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A stage's plan in memory, 12 bytes a drawn sample.
+    """A stage's plan in memory, 16 bytes a drawn sample.
 
     Attributes:
         summary: the plan's JSON.
         step_starts: int64 [steps + 1], first pack of each step.
         pack_starts: int64 [packs + 1], first sample of each pack.
         tokens, patches, supervised: int32 [packs].
-        shard, row, length: int32 [samples], in training order.
+        shard, row, length, cut: int32 [samples], in training order.
     """
 
     summary: Mapping[str, Any]
@@ -45,6 +49,7 @@ class Plan:
     shard: np.ndarray
     row: np.ndarray
     length: np.ndarray
+    cut: np.ndarray
 
     @property
     def steps(self) -> int:
@@ -58,7 +63,7 @@ class Plan:
     def samples(self, pack: int) -> list[Place]:
         """The samples of a pack, in order."""
         part = slice(int(self.pack_starts[pack]), int(self.pack_starts[pack + 1]))
-        columns = (self.shard[part], self.row[part], self.length[part])
+        columns = (self.shard[part], self.row[part], self.length[part], self.cut[part])
         return [Place(*map(int, place)) for place in zip(*columns, strict=True)]
 
     def supervised_of(self, step: int) -> int:
@@ -84,12 +89,16 @@ def read_plan(plan: Path, parquet: Path) -> Plan:
     starts = np.zeros(len(column) + 1, dtype=np.int64)
     np.cumsum(np.asarray(column.value_lengths()), out=starts[1:])
     flat = column.flatten()
+    columns = [np.asarray(flat.field(name)) for name in ("shard", "row", "length")]
+    has_cut = flat.type.get_field_index("cut") >= 0  # only where a stage truncates
+    cut = np.asarray(flat.field("cut")) if has_cut else np.zeros_like(columns[0])
     return Plan(
         summary,
         np.searchsorted(table["step"].to_numpy(), np.arange(summary["steps"] + 1)),
         starts,
         *(table[name].to_numpy() for name in ("tokens", "patches", "supervised")),
-        *(np.asarray(flat.field(name)) for name in ("shard", "row", "length")),
+        *columns,
+        cut,
     )
 
 

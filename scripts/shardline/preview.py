@@ -161,6 +161,7 @@ class Preview:
         supervised = int(np.count_nonzero(stored.labels[1:] != IGNORED))
         facts = [
             ("tokens", f"{place.length:,}, {plural(supervised, 'token')} learned"),
+            *([("cut", f"{plural(place.cut, 'token')} at the end")] if place.cut else []),
             *self._sizes(sample, stored),
         ]
         if points:

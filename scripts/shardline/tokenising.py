@@ -28,6 +28,7 @@ from shardline.placeholders import media_types, placeholder_ids
 from shardline.png import encode_png
 from shardline.samples import Sample
 from shardline.shards import read_shard, write_shard
+from shardline.token_checks import check_arrays, check_grid, planning_columns
 from shardline.token_index import write_index
 from shardline.variants import cut, variants_of
 
@@ -64,7 +65,7 @@ def tokenise_sample(
 
     Raises:
         SampleError: ``no_supervised``: the loss would see no token; ``placeholders``: they are
-            not as many as the media; or what the task or the family refuses.
+            not as many as the media; or what the task, the family or `token_checks` refuses.
     """
     grids = [
         family.media_grid(
@@ -72,11 +73,15 @@ def tokenise_sample(
         )
         for part in media
     ]
+    for grid in grids:
+        check_grid(grid, family.MERGE)
     messages = task.conversation(sample, options, [family.seen_size(grid) for grid in grids])
     input_ids, labels = family.encode(tokenizer, messages, loss=options.get("loss", "answers"))
+    placeholder_numbers = placeholder_ids(tokenizer, family)
+    check_arrays(input_ids, labels, placeholder_numbers, tokenizer)
     if not count_supervised(labels):
         raise SampleError("no_supervised", "no token of it would be learned")
-    placeholders = count_placeholders(input_ids, placeholder_ids(tokenizer, family))
+    placeholders = count_placeholders(input_ids, placeholder_numbers)
     if placeholders != len(media):
         raise SampleError("placeholders", f"{placeholders} in the text for {len(media)} media")
     return Tokenised(
@@ -214,7 +219,7 @@ def _npy(array: np.ndarray) -> bytes:
 def _index_row(
     sample: Sample, tokens: Tokenised, family: ModuleType, placeholders: Sequence[int]
 ) -> dict[str, Any]:
-    expanded, _ = family.expand(tokens.input_ids, tokens.labels, tokens.grids, placeholders)
+    expanded, labels = family.expand(tokens.input_ids, tokens.labels, tokens.grids, placeholders)
     return {
         "id": sample.id,
         "dataset": sample.dataset,
@@ -225,6 +230,7 @@ def _index_row(
         "supervised": count_supervised(tokens.labels),
         "grids": [list(grid) for grid in tokens.grids],
         "intervals": tokens.intervals,
+        **planning_columns(sample, expanded, labels, placeholders),
     }
 
 

@@ -69,7 +69,23 @@ def test_extends_takes_dotted_keys_and_finds_stages_by_name():
         (recipe(**{"stages.sft.exports": ["adapter"]}), ["no LoRA module"]),
         (recipe(train=["demo_scren"]), ["no such dataset: 'demo_scren'", "such as demo_screens"]),
         (recipe(train=["demo_screens", "demo_screens%50"]), ["demo_screens stands there twice"]),
-        (recipe(train=["demo_screens%many"]), ["is not `name` or `name%50`"]),
+        (recipe(train=["demo_screens%many"]), ["is not `name` or `name%50` or `name#1000`"]),
+        (recipe(train=["demo_screens#1.5"]), ["'demo_screens#1.5' is not"]),
+        (recipe(train=["demo_screens%0"]), ["'demo_screens%0' takes nothing", "above 0"]),
+        (recipe(split={"validation": "150%"}), ["'150%'", "below 100%"]),
+        (recipe(split={"validation": 0.1}), ["split.validation", "0.1"]),
+        (recipe(split={"validation": "5%", "by": "row"}), ["split.by = 'row'", "group"]),
+        (recipe(**{"stages.sft.packing": "tight"}), ["packing = 'tight'", "flatten"]),
+        (recipe(**{"stages.sft.packing": "global"}), ["packing = 'global'", "step, flatten, none"]),
+        (recipe(**{"stages.sft.global_batch": {"tokens": 8192}}), ["either `samples` or `tokens`"]),
+        (
+            recipe(**{"stages.sft.global_batch": {"samples": None, "tokens": 99}}),
+            ["at least max_length = 4096"],
+        ),
+        (recipe(**{"stages.sft.epoch_draws": 8}), ["`epoch_draws` goes with `epochs`"]),
+        (recipe(**{"stages.sft.length_grouped": True}), ["`length_grouped` is for"]),
+        (recipe(**{"stages.sft.too_long": "drop"}), ["too_long = 'drop'", "truncate_answer"]),
+        (recipe(**{"stages.sft.max_reject_share": 2}), ["max_reject_share = 2"]),
         (recipe(evaluate=["demo_screens"]), ["no benchmark", "`metric`"]),
         (recipe(filters=["dedupe"]), ["filters = 'dedupe'", "allowed: ", " dedup,"]),
         (recipe(filters=[{"dedup": {"distance": 1}}]), ["unknown key 'distance'", "max_distance"]),
@@ -120,6 +136,27 @@ def test_a_stage_overrides_data_filters_and_tokens():
     assert project.decide["demo_screens", adapt.filtered]["filters"] == []
     assert len(project.decide["demo_screens", sft.filtered]["filters"]) == 2
     assert project.tokenize["demo_screens", adapt.tokens]["tokens"]["answer"]["decimals"] == 3
+
+
+def test_a_plan_gets_what_its_stage_says_and_another_for_what_is_held_out():
+    changes = {
+        "train": ["demo_screens%12.5", "demo_night#1000"],
+        "split": {"validation": "7.5%"},
+        "stages.sft.global_batch": {"samples": None, "tokens": 65536},
+        "stages.sft.too_long": "truncate_answer",
+    }
+    project = Project(config(**recipe(**changes)), ROOT)
+    plan = project.plan["mine", "sft"]
+    assert plan["mixture"] == [
+        {"dataset": "demo_screens", "percent": 12.5},
+        {"dataset": "demo_night", "samples": 1000},
+    ]
+    assert plan["split"] == {"validation": 7.5, "by": "group"}
+    assert (plan["global_batch"], plan["too_long"]) == ({"tokens": 65536}, "truncate_answer")
+    held = project.plan_validation["mine", "sft"]
+    assert {entry["percent"] for entry in held["mixture"]} == {100.0}
+    assert (held["part"], held["epochs"], held["steps"]) == ("validation", 1.0, None)
+    assert not Project(config(), ROOT).plan_validation
 
 
 def test_appending_a_dataset_keeps_the_variants_of_earlier_ones():

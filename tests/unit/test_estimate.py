@@ -41,6 +41,10 @@ def estimate(prepared, tokenizer, **changes):
         {},
         {"steps": 7, "epochs": None},
         {"max_length": 100, "mixture": [{"dataset": "screens", "percent": 60}]},
+        {"global_batch": {"tokens": 1024}, "epochs": 2.5},
+        {"max_patches": 160, "mixture": [{"dataset": "screens", "samples": 9}]},
+        {"split": {"validation": 30.0, "by": "group"}, "packing": "flatten"},
+        {"packing": "given", "global_batch": {"tokens": 1024}},
     ],
 )
 def test_with_the_tokenizer_it_is_what_the_plan_will_be(prepared, changes):

@@ -2,10 +2,12 @@
 
 import json
 from collections import Counter
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,9 +28,9 @@ from shardline.token_index import read_facts, read_index, write_index
 def test_shares_are_within_one_sample_and_their_total_is_rounded(entries):
     counts, percents = zip(*entries, strict=True)
     taken = apportion(counts, percents)
-    exact = [count * percent / 100 for count, percent in entries]
+    exact = [Fraction(count * percent, 100) for count, percent in entries]
     assert all(abs(number - share) < 1 for number, share in zip(taken, exact, strict=True))
-    assert abs(sum(taken) - sum(exact)) <= 0.5
+    assert abs(sum(taken) - sum(exact)) <= Fraction(1, 2)
 
 
 def test_largest_remainder_by_hand():
@@ -109,17 +111,22 @@ def rows(**changes):
     made = []
     for number, grids in enumerate(([[1, 4, 6]], [[1, 4, 4], [1, 8, 4]], [])):
         visual = sum(h * w // 4 for _, h, w in grids)
-        names = ["json", *(f"{image}.png" for image in range(len(grids))), "input_ids.npy"]
+        pictures = (f"{image}.png" for image in range(len(grids)))
+        names = ["json", *pictures, "input_ids.npy", "labels.npy"]
         made.append(
             {
                 "key": f"k{number}",
                 "id": f"d:f#{number}",
                 "dataset": "d",
+                "group": "",
+                "pack": "",
                 "length": 30 - len(grids) + visual,
                 "text_length": 30,
                 "placeholders": len(grids),
                 "patches": 4 * visual,
                 "supervised": 5,
+                "media_end": 20 if grids else 0,
+                "answers": [22, 27],
                 "grids": grids,
                 "members": [Member(f"k{number}.{name}", 512, 100)._asdict() for name in names],
             }
@@ -130,7 +137,8 @@ def rows(**changes):
 
 def check(made):
     table = pa.Table.from_pylist([{key: row[key] for key in COLUMNS} for row in made])
-    return [REASONS[code] for code in preflight(table, 10_000, qwen2_vl, 100)]
+    found = preflight(table, 10_000, qwen2_vl, 100, dataset="d", max_patches=90)
+    return [REASONS[code] for code in found]
 
 
 @pytest.mark.parametrize(
@@ -140,20 +148,42 @@ def check(made):
         ({"placeholders": 3}, "placeholders"),
         ({"placeholders": 1, "length": 41}, "placeholders"),
         ({"grids": [[1, 4, 4]]}, "placeholders"),
-        ({"members": [Member("k1.0.png", 512, 100)._asdict()]}, "placeholders"),
+        ({"members": ["json", "0.png", "input_ids.npy", "labels.npy"]}, "placeholders"),
         ({"grids": [[1, 4, 4], [1, 4, 8]], "length": 41}, "length"),
         ({"grids": [[1, 4, 4], [1, 8, 8]]}, "grid"),
         ({"grids": [[1, 4, 4], [1, 7, 4]], "patches": 44, "length": 39}, "grid"),
         ({"grids": [[1, 4, 4], [0, 8, 4]], "patches": 16, "length": 32}, "grid"),
-        ({"supervised": 0}, "no_supervised"),
+        ({"supervised": 0, "answers": []}, "no_supervised"),
+        ({"answers": [22, 26]}, "labels"),
+        ({"answers": [22, 27, 30]}, "labels"),
+        ({"answers": [27, 22, 30, 40]}, "labels"),
+        ({"answers": [36, 41]}, "labels"),
+        ({"media_end": 41}, "labels"),
         ({"text_length": 100, "length": 110}, "too_long"),
-        ({"members": [Member("k1.0.png", 512, 1), Member("k1.1.png", 9_990, 11)]}, "members"),
+        ({"grids": [[1, 4, 4], [1, 20, 4]], "patches": 96, "length": 52}, "too_many_patches"),
+        ({"members": ["json", "0.png", "1.png", "input_ids.npy"]}, "arrays"),
+        ({"members": ["json", "0.png", "1.png", "labels.npy", "other.npy"]}, "arrays"),
+        ({"offset": 9_901}, "members"),
+        ({"size": 0}, "members"),
+        ({"dataset": "e"}, "dataset"),
     ],
 )
 def test_preflight_names_what_would_crash_or_poison(changes, reason):
-    if isinstance(changes.get("members", [None])[0], Member):
-        changes = {"members": [member._asdict() for member in changes["members"]]}
+    changes = dict(changes)
+    offset, size = changes.pop("offset", 512), changes.pop("size", 100)
+    suffixes = changes.pop("members", ["json", "0.png", "1.png", "input_ids.npy", "labels.npy"])
+    changes["members"] = [Member(f"k1.{name}", offset, size)._asdict() for name in suffixes]
     assert check(rows(**changes)) == ["", reason, ""]
+
+
+@given(
+    st.sampled_from(["length", "text_length", "placeholders", "patches", "supervised"]),
+    st.integers(-60, 60).filter(bool),
+)
+def test_no_count_of_an_index_can_be_wrong_unnoticed(name, change):
+    [wrong] = rows()[1:2]
+    found = check(rows(**{name: wrong[name] + change}))
+    assert found[0] == found[2] == "" and found[1] != ""
 
 
 def test_preflight_asks_the_family_how_a_grid_expands():
@@ -339,6 +369,9 @@ def test_a_damaged_index_is_a_data_error(tmp_path, damage):
         read_index(path)
     with pytest.raises(DataError, match="not a token index"):
         read_facts(path)
+    pq.write_table(pa.table({"id": ["d:0"]}), path)
+    with pytest.raises(DataError, match=r"not a token index.*answers"):
+        read_index(path, ["id", "answers"])
 
 
 @settings(max_examples=15, deadline=None)

@@ -154,6 +154,8 @@ def test_packs_are_taken_apart(tmp_path, results):
     kept = [sample["id"] for sample in samples_of(results, "d")]
     names = ["0.0", "0.1", "1", "3.0"]
     assert kept == [f"d:packed.{ending}#{name}" for ending in ("json", "jsonl") for name in names]
+    packs = [sample["meta"].get("pack", "") for sample in samples_of(results, "d")][:4]
+    assert packs == ["packed.json#0", "packed.json#0", "", "packed.json#3"]
     found = [(reject["row"], reject["reason"]) for reject in rejects_of(results, "d")][:4]
     assert found == [
         ("packed.json#2", "bad_row"),

@@ -2,6 +2,7 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -141,6 +142,94 @@ def test_a_text_that_asks_for_another_number_of_images_is_rejected(model):
                 options=token_data.OPTIONS["tokens"],
             )
         assert caught.value.reason == "placeholders"
+
+
+def longer(ids, labels):
+    return ids, np.append(labels, -100)
+
+
+def shifted(ids, labels):
+    return ids, np.where(labels == -100, labels, np.roll(ids, -1))
+
+
+def unmasked(ids, labels):
+    return ids, ids.copy()
+
+
+def unknown(ids, labels):
+    return np.where(ids == ids[0], 10**6, ids), labels
+
+
+def negative(ids, labels):
+    return np.where(ids == ids[0], -1, ids), labels
+
+
+@pytest.mark.parametrize(
+    ("poison", "reason"),
+    [
+        (longer, "label_count"),
+        (shifted, "label_differs"),
+        (unmasked, "placeholder_supervised"),
+        (unknown, "vocabulary"),
+        (negative, "vocabulary"),
+    ],
+)
+def test_arrays_that_would_crash_or_poison_a_step_are_rejected(model, poison, reason):
+    """A family of a user's own may make such arrays."""
+    sample, data = token_data.screens(1)[0]
+
+    def encode(*words, **named):
+        return poison(*family.encode(*words, **named))
+
+    poisoned = {**vars(family), "encode": encode}
+    with pytest.raises(SampleError) as caught:
+        tokenise_sample(
+            sample,
+            [decode_rgb(data)],
+            family=SimpleNamespace(**poisoned),
+            task=grounding,
+            tokenizer=family.load_tokenizer(model),
+            options=token_data.OPTIONS["tokens"],
+        )
+    assert caught.value.reason == reason and str(caught.value)
+
+
+@pytest.mark.parametrize("grid", [(1, 4, 5), (1, 0, 4), (0, 4, 4)])
+def test_a_grid_of_no_whole_tokens_is_rejected(model, grid):
+    sample, data = token_data.screens(1)[0]
+    odd = SimpleNamespace(**{**vars(family), "image_grid": lambda *size: grid})
+    with pytest.raises(SampleError, match="no whole tokens") as caught:
+        tokenise_sample(
+            sample,
+            [decode_rgb(data)],
+            family=odd,
+            task=grounding,
+            tokenizer=family.load_tokenizer(model),
+            options=token_data.OPTIONS["tokens"],
+        )
+    assert caught.value.reason == "grid"
+
+
+def test_the_index_says_what_a_plan_needs(model, tmp_path):
+    samples = token_data.screens(4)
+    samples[1][0].group, samples[2][0].meta["pack"] = "episode 1", "rows.json#3"
+    path = token_data.tokenise(token_data.write_filtered(tmp_path, samples), model)
+    shard = next(path.parent.glob("*.tar"))
+    rows = {row["id"]: row for row in read_index(shard.with_suffix(".index.parquet")).to_pylist()}
+    placeholder = family.load_tokenizer(model).token_to_id(family.PLACEHOLDER)
+    for (_, members), row in zip(read_shard(shard), rows.values(), strict=True):
+        ids, labels = (
+            np.load(io.BytesIO(members[f"{name}.npy"])) for name in ("input_ids", "labels")
+        )
+        ids, labels = family.expand(ids, labels, row["grids"], placeholder)
+        learned = np.zeros(len(ids), dtype=bool)
+        for start, end in zip(row["answers"][::2], row["answers"][1::2], strict=True):
+            learned[start:end] = True
+        assert (learned == (labels != -100)).all()
+        assert row["media_end"] == np.flatnonzero(ids == placeholder)[-1] + 1
+    first, grouped, packed, _ = (rows[sample.id] for sample, _ in samples)
+    assert first["group"] == samples[0][0].media[0].sha256 and first["pack"] == ""
+    assert grouped["group"] == "episode 1" and packed["pack"] == "rows.json#3"
 
 
 def test_an_extreme_aspect_is_rejected(model, tmp_path):

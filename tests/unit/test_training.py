@@ -23,6 +23,7 @@ from shardline.errors import ConfigError, GateError
 from shardline.families import qwen2_vl as family
 from shardline.files import read_json
 from shardline.loader import PlanDataset
+from shardline.row_padding import pad_row, pad_samples
 from shardline.training import gates, outcome
 from shardline.training.journal import read_journal
 from shardline.training.packs import join, split, stock_losses, supervised, token_losses
@@ -57,6 +58,16 @@ def rows(project: Project) -> list[dict]:
     """Rows of two packs: at least four samples each."""
     data = PlanDataset(project.results, project.plan, project.parquet, family, micro_batch=2)
     return [data[item] for item in range(2)]
+
+
+def test_padding_changes_no_loss(model, rows):
+    for row in rows:
+        plain = token_losses(model, family, row)
+        longer = pad_row(row, row["input_ids"].shape[1] + 37)
+        for padded in (pad_samples(row), longer, pad_row(pad_samples(row), 4000)):
+            torch.testing.assert_close(token_losses(model, family, padded), plain)
+        assert len(split(longer, family)) == len(split(row, family)) + 1
+    gates.packing_parity(model, family, split(longer, family)[-3:])
 
 
 def _losses(project: Project) -> list[str]:

@@ -22,15 +22,17 @@ from shardline.scoring import scorer_options
 
 Options = dict[str, Any]
 CLOSE = 3  # names that a message about an unknown one suggests
-_MIXTURE = re.compile(r"^(?P<dataset>[A-Za-z][A-Za-z0-9_]*)(%(?P<percent>\d+(\.\d+)?))?$")
+_MIXTURE = re.compile(
+    r"^(?P<dataset>[A-Za-z][A-Za-z0-9_]*)(%(?P<percent>\d+(\.\d+)?)|#(?P<samples>\d+))?$"
+)
 
 
 @dataclass(frozen=True)
 class StageData:
-    """Where the training data of one dataset in one stage lives."""
+    """Where the training data of one dataset in one stage lives, and what share is taken."""
 
     dataset: str
-    percent: float
+    share: dict[str, float]
     filtered: str
     tokens: str
 
@@ -58,6 +60,7 @@ class Project:
         self.fetch_model: dict[tuple[str], Options] = {}
         self.build_model: dict[tuple[str], Options] = {}
         self.plan: dict[tuple[str, str], Options] = {}
+        self.plan_validation: dict[tuple[str, str], Options] = {}
         self.train: dict[tuple[str, str], Options] = {}
         self.merge: dict[tuple[str, str], Options] = {}
         self.adapter: dict[tuple[str, str], Options] = {}
@@ -103,13 +106,13 @@ class Project:
             raise ConfigError(f"{where}.train: {', '.join(duplicates)} stands there twice")
         filters = self._filters(recipe.filters if stage.filters is None else stage.filters, where)
         data = []
-        for position, (dataset, percent) in enumerate(mixture):
+        for position, (dataset, share) in enumerate(mixture):
             self._add_dataset(dataset, f"{where}.train")
             variant = self._add_filter(dataset, filters, names[:position], recipe.evaluate)
             data.append(
                 StageData(
                     dataset,
-                    percent,
+                    share,
                     variant,
                     self._add_tokens(dataset, variant, recipe, tokens, base),
                 )
@@ -121,15 +124,25 @@ class Project:
             "stage": stage.name,
             "method": stage.method,
             "seed": recipe.seed,
-            "mixture": [{"dataset": d.dataset, "percent": d.percent} for d in data],
-            "global_batch": stage.global_batch.model_dump(),
+            "mixture": [{"dataset": d.dataset, **d.share} for d in data],
+            "global_batch": stage.global_batch.model_dump(exclude_none=True),
+            "packing": stage.packing,
             "steps": stage.steps,
             "epochs": stage.epochs,
+            "epoch_draws": stage.epoch_draws,
             "max_length": stage.max_length,
+            "max_patches": stage.max_patches,
+            "length_grouped": stage.length_grouped,
+            "fixed_shape": stage.fixed_shape,
+            "too_long": stage.too_long,
+            "max_reject_share": stage.max_reject_share,
+            "split": recipe.split and {"validation": recipe.split.percent, "by": recipe.split.by},
             "family": recipe.family,
             "env_epoch": recipe.env_epoch,
             "plugins": self._plugins_of(families=[recipe.family]),
         }
+        if recipe.split:
+            self.plan_validation[key] = validation_options(self.plan[key])
         self.train[key] = {
             "recipe": name,
             "stage": stage.name,
@@ -364,10 +377,17 @@ class Project:
                 )
             seen.append(stage.name)
 
-    def _mixture_entry(self, entry: str, where: str) -> tuple[str, float]:
+    def _mixture_entry(self, entry: str, where: str) -> tuple[str, dict[str, float]]:
+        """A dataset, and the share of it: ``{"percent"}``, or ``{"samples"}``."""
         if not (match := _MIXTURE.match(entry)):
-            raise ConfigError(f"{where}.train: {entry!r} is not `name` or `name%50`")
-        return match["dataset"], float(match["percent"] or 100)
+            raise ConfigError(f"{where}.train: {entry!r} is not `name` or `name%50` or `name#1000`")
+        if match["samples"]:
+            share = {"samples": int(match["samples"])}
+        else:
+            share = {"percent": float(match["percent"] or 100)}
+        if not any(share.values()):
+            raise ConfigError(f"{where}.train: {entry!r} takes nothing; allowed: above 0")
+        return match["dataset"], share
 
     def _filters(self, entries: list[dict[str, Options]], where: str) -> list[Options]:
         filters = []
@@ -474,6 +494,13 @@ def _filter_option_problem(value: Any, default: Any) -> str | None:
     if default is None or isinstance(value, type(default)):
         return None
     return f"allowed: {'a list' if isinstance(default, list | tuple) else 'text'}"
+
+
+def validation_options(plan: Options) -> Options:
+    """The plan of what a stage's recipe holds out: all of it once, in packs as for training."""
+    whole = [{"dataset": entry["dataset"], "percent": 100.0} for entry in plan["mixture"]]
+    once = {"steps": None, "epochs": 1.0, "epoch_draws": None}
+    return {**plan, **once, "mixture": whole, "part": "validation"}
 
 
 def tune_options(tune: Tune) -> Options:

@@ -131,9 +131,47 @@ class Tune(Strict):
 
 
 class GlobalBatch(Strict):
-    """The size of one optimiser step."""
+    """The size of one optimiser step, whatever the hardware: samples, or tokens."""
 
-    samples: int = Field(gt=0, description="samples an optimiser step, whatever the hardware")
+    samples: int | None = Field(
+        default=None, gt=0, description="samples a step: drawn first, then packed"
+    )
+    tokens: int | None = Field(
+        default=None,
+        gt=0,
+        description="tokens a step: tokens / max_length packs, made over all samples of an epoch",
+    )
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> GlobalBatch:
+        if (self.samples is None) == (self.tokens is None):
+            raise ValueError(
+                "give either `samples` or `tokens`; null takes back the one that is inherited"
+            )
+        return self
+
+
+class Split(Strict):
+    """What is held out of every training dataset of a recipe, for validation."""
+
+    validation: str = Field(
+        pattern=r"^\d+(\.\d+)?%$", description="share of the groups, such as 10%"
+    )
+    by: Literal["group", "sample"] = Field(
+        default="group",
+        description="what stays together: a sample's group (or else its first image), or nothing",
+    )
+
+    @property
+    def percent(self) -> float:
+        """The share as a number."""
+        return float(self.validation.removesuffix("%"))
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> Split:
+        if not 0 < self.percent < 100:
+            raise ValueError(f"validation = {self.validation!r}; allowed: above 0%, below 100%")
+        return self
 
 
 class Optimizer(Strict):
@@ -346,7 +384,39 @@ class Stage(Strict):
     global_batch: GlobalBatch
     steps: int | None = Field(default=None, gt=0)
     epochs: float | None = Field(default=None, gt=0)
+    epoch_draws: int | None = Field(
+        default=None,
+        gt=0,
+        description="an epoch is so many draws, each of any sample whatever was drawn before; "
+        "default: every sample once",
+    )
     max_length: int = Field(default=4096, gt=0, description="tokens a pack")
+    max_patches: int | None = Field(
+        default=None, gt=0, description="patches of the vision tower a pack; default: any number"
+    )
+    packing: Literal["step", "flatten", "none", "global", "given"] | None = Field(
+        default=None,
+        description="of `samples`: step (the default): pack each step's samples; flatten: one "
+        "sample a pack, a forward's packs side by side; none: the same, but padded to the longest. "
+        "Of `tokens`: global (the default): pack an epoch; given: the packs of the source",
+    )
+    length_grouped: bool = Field(
+        default=False, description="flatten and none: samples of a step from long to short"
+    )
+    fixed_shape: bool = Field(
+        default=False, description="fill every forward up to max_length tokens a pack"
+    )
+    too_long: Literal["reject", "truncate_answer"] = Field(
+        default="reject",
+        description="a sample over max_length is left out, or its last answer cut",
+    )
+    max_reject_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="share of a dataset's samples that may be unusable (not: too long) before the "
+        "plan fails",
+    )
     precision: Literal["bf16", "fp32"] = "bf16"
     optimizer: Optimizer = Field(default_factory=Optimizer)
     schedule: Schedule = Field(default_factory=Schedule)
@@ -359,6 +429,28 @@ class Stage(Strict):
     def _steps_or_epochs(self) -> Stage:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either `steps` or `epochs`")
+        if self.epoch_draws and self.epochs is None:
+            raise ValueError("`epoch_draws` goes with `epochs`, not with `steps`")
+        return self
+
+    @model_validator(mode="after")
+    def _packs_as_it_draws(self) -> Stage:
+        unit = "samples" if self.global_batch.samples else "tokens"
+        allowed = {"samples": ("step", "flatten", "none"), "tokens": ("global", "given")}[unit]
+        if self.packing and self.packing not in allowed:
+            raise ValueError(
+                f"packing = {self.packing!r} with a global_batch of {unit}; "
+                f"allowed: {', '.join(allowed)}"
+            )
+        if unit == "tokens" and self.global_batch.tokens < self.max_length:
+            raise ValueError(
+                f"global_batch.tokens = {self.global_batch.tokens}; allowed: at least max_length "
+                f"= {self.max_length}, since a step has whole packs"
+            )
+        if self.length_grouped and self.packing not in ("flatten", "none"):
+            raise ValueError("`length_grouped` is for `packing: flatten` and `packing: none`")
+        if self.epoch_draws and self.packing == "given":
+            raise ValueError("`epoch_draws` draws samples, `packing: given` keeps them in packs")
         return self
 
     @property
@@ -386,7 +478,14 @@ class Recipe(Strict):
     base_licence: str = Field(default="unknown", description="SPDX id of the base model's licence")
     seed: int = Field(default=0, ge=0)
     env_epoch: int = Field(default=0, ge=0, description="raise it to rerun after a version change")
-    train: list[str] = Field(min_length=1, description="dataset names, `name%50` for a seeded half")
+    train: list[str] = Field(
+        min_length=1,
+        description="dataset names; `name%50` for a seeded half, above 100 repeats; `name#1000` "
+        "for exactly so many samples",
+    )
+    split: Split | None = Field(
+        default=None, description="what no stage trains on, held out for validation"
+    )
     filters: list[FilterEntry] = Field(default_factory=list)
     tokens: Tokens = Field(default_factory=Tokens)
     stages: list[Stage] = Field(min_length=1)

@@ -12,7 +12,8 @@ A row has its conversation in one of these ways, tried in this order:
 ``system`` is a first turn. Media are under ``image`` or ``images`` and ``video`` or ``videos``, one
 or a list. Answers with boxes stay the text that they are, in whatever frame that was written in; a
 row whose boxes are still to be filled in (``objects`` and ``<bbox>``) is rejected. A row that is a
-list of rows, a pack, becomes one row each: what is trained together is for the plan to say.
+list of rows, a pack, becomes one row each, with the pack's name in its ``meta``: a plan keeps them
+together where a stage says ``packing: given``.
 `shardline.conversations` has the rules for turns and placeholders, `shardline.media_paths` how
 media are found.
 """
@@ -68,7 +69,10 @@ def parser(raw: Path, options: dict[str, Any]) -> Callable[[RawRow], Iterator[Ro
         packed = isinstance(value, list) and len(value) > 0
         for part, record in enumerate(value if packed else [value]):
             row = Row(file=raw_row.file, index=raw_row.index, part=part if packed else None)
-            yield filled(row, record, finder, _fill)
+            row = filled(row, record, finder, _fill)
+            if packed:
+                row.meta["pack"] = f"{raw_row.file}#{raw_row.index}"
+            yield row
 
     return rows
 

@@ -1,0 +1,19 @@
+"""The token plane's speed, printed as a table: `make bench-tokens`.
+
+Each ratio compares two ways of doing the same work in one run, so that it means the same on a slow
+machine and a fast one. On a busy machine it means little: let nothing else run.
+"""
+
+from __future__ import annotations
+
+import figures
+import plan
+
+
+def main() -> None:
+    """Measure and print, a line a figure."""
+    figures.show("bench-tokens", (plan,))
+
+
+if __name__ == "__main__":
+    main()
