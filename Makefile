@@ -25,7 +25,7 @@ test-all: .venv/.lock ## Every test that this machine can run.
 bench-data: .venv/.lock ## How fast images are audited and scored and rows converted; about 5 minutes.
 	@PYTHONPATH=scripts python bench/data.py
 
-bench-tokens: .venv/.lock ## How fast a million samples are planned and how full their packs are; about 3 minutes.
+bench-tokens: .venv/.lock ## How fast a million samples are planned and how full their packs are; about a minute.
 	@PYTHONPATH=scripts python bench/tokens.py
 
 lint: .venv/.lock ## ruff, snakefmt and snakemake's own lint.
