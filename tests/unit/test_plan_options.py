@@ -239,7 +239,7 @@ def test_samples_that_are_too_long_are_cut_in_an_answer(results):
                     part = slice(bounds[number], bounds[number + 1])
                     fields = ("input_ids", "labels", "position_ids")
                     rows[name, sample] = [row[field][..., part].numpy() for field in fields]
-                    tokens = (row["input_ids"][0, part] == data.placeholder).sum()
+                    tokens = (row["input_ids"][0, part] == data.placeholders[0]).sum()
                     assert tokens == qwen2_vl.visual_tokens(next(grids))
             assert total == row["loss_denominator"] == planned.supervised_of(step)
     for name, length in kept.items():

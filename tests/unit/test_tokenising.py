@@ -185,7 +185,7 @@ def test_arrays_that_would_crash_or_poison_a_step_are_rejected(model, poison, re
     with pytest.raises(SampleError) as caught:
         tokenise_sample(
             sample,
-            [decode_rgb(data)],
+            [Pictures([decode_rgb(data)])],
             family=SimpleNamespace(**poisoned),
             task=grounding,
             tokenizer=family.load_tokenizer(model),
@@ -197,11 +197,11 @@ def test_arrays_that_would_crash_or_poison_a_step_are_rejected(model, poison, re
 @pytest.mark.parametrize("grid", [(1, 4, 5), (1, 0, 4), (0, 4, 4)])
 def test_a_grid_of_no_whole_tokens_is_rejected(model, grid):
     sample, data = token_data.screens(1)[0]
-    odd = SimpleNamespace(**{**vars(family), "image_grid": lambda *size: grid})
+    odd = SimpleNamespace(**{**vars(family), "media_grid": lambda *size: grid})
     with pytest.raises(SampleError, match="no whole tokens") as caught:
         tokenise_sample(
             sample,
-            [decode_rgb(data)],
+            [Pictures([decode_rgb(data)])],
             family=odd,
             task=grounding,
             tokenizer=family.load_tokenizer(model),
@@ -216,17 +216,17 @@ def test_the_index_says_what_a_plan_needs(model, tmp_path):
     path = token_data.tokenise(token_data.write_filtered(tmp_path, samples), model)
     shard = next(path.parent.glob("*.tar"))
     rows = {row["id"]: row for row in read_index(shard.with_suffix(".index.parquet")).to_pylist()}
-    placeholder = family.load_tokenizer(model).token_to_id(family.PLACEHOLDER)
+    placeholders = placeholder_ids(family.load_tokenizer(model), family)
     for (_, members), row in zip(read_shard(shard), rows.values(), strict=True):
         ids, labels = (
             np.load(io.BytesIO(members[f"{name}.npy"])) for name in ("input_ids", "labels")
         )
-        ids, labels = family.expand(ids, labels, row["grids"], placeholder)
+        ids, labels = family.expand(ids, labels, row["grids"], placeholders)
         learned = np.zeros(len(ids), dtype=bool)
         for start, end in zip(row["answers"][::2], row["answers"][1::2], strict=True):
             learned[start:end] = True
         assert (learned == (labels != -100)).all()
-        assert row["media_end"] == np.flatnonzero(ids == placeholder)[-1] + 1
+        assert row["media_end"] == np.flatnonzero(ids == placeholders[0])[-1] + 1
     first, grouped, packed, _ = (rows[sample.id] for sample, _ in samples)
     assert first["group"] == samples[0][0].media[0].sha256 and first["pack"] == ""
     assert grouped["group"] == "episode 1" and packed["pack"] == "rows.json#3"
