@@ -6,11 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from project_root import ROOT
 
 # Test processes run beside one another; torch's threads would wait for each other, spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says only what else the machine does.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 _DATA = Path(os.environ.get("SHARDLINE_TEST_DATA", ROOT.parent / "shared" / "data"))
 _skipped: list[str] = []

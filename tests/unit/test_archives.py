@@ -287,7 +287,7 @@ def test_any_cut_is_an_error(tmp_path, mode):
             (tmp_path / name).unlink(missing_ok=True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     sizes=st.lists(st.integers(0, 50), min_size=1, max_size=6),
     reads=st.lists(st.tuples(st.integers(-5, 200), st.integers(0, 80)), max_size=8),

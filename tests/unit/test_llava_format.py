@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raw_datasets import (
@@ -75,7 +75,7 @@ def text(value):
     return {"type": "text", "text": value}
 
 
-PATIENT = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+EXAMPLES = settings(max_examples=60)
 IMAGE, VIDEO = {"type": "image"}, {"type": "video"}
 
 
@@ -218,7 +218,7 @@ def test_image_stands_for_videos_where_there_is_no_image(raw):
     assert read_one(raw, both).rejection.reason == "placeholder_mismatch"
 
 
-@PATIENT
+@EXAMPLES
 @given(st.lists(st.sampled_from(["<image>", "<video>", "\n", " ", "a<b", "\u00e9", "</image>"])))
 def test_text_and_order_survive(tmp_path_factory, pieces):
     folder = tmp_path_factory.mktemp("raw")
@@ -290,7 +290,7 @@ TEXTS = st.sampled_from(
 )
 
 
-@PATIENT
+@EXAMPLES
 @given(
     turns=st.lists(st.tuples(SPEAKERS, TEXTS), max_size=4),
     image=st.sampled_from([None, "a/1.png", "/a/1.png", "", ["a/1.png"]]),
@@ -348,7 +348,7 @@ JSON = st.recursive(
 )
 
 
-@PATIENT
+@EXAMPLES
 @given(st.lists(JSON, max_size=6), st.sampled_from([None, 0, 2]), st.booleans(), st.integers(1, 9))
 def test_arrays_are_read_in_pieces(tmp_path_factory, values, indent, is_ascii, chunk):
     path = tmp_path_factory.mktemp("raw") / "a.json"
@@ -541,7 +541,7 @@ def test_parquet_rows_with_embedded_images(tmp_path, results):
     assert nothing["media"] == [] and named["media"][0]["path"] == "a.png"
 
 
-@PATIENT
+@EXAMPLES
 @given(st.lists(JSON, max_size=3), JSON, JSON)
 def test_no_row_stops_the_rest(tmp_path_factory, turns, image, value):
     folder = tmp_path_factory.mktemp("raw")

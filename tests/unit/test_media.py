@@ -98,7 +98,7 @@ def test_a_file_cut_anywhere_is_found(name):
         assert problem(probe, data[:length]) in ("corrupt_image", "empty_file"), length
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.data())
 def test_the_quick_look_at_a_jpeg_finds_what_decoding_all_of_it_finds(data):
     damaged = bytearray(JPEGS[data.draw(st.sampled_from(sorted(JPEGS)))])
@@ -110,7 +110,7 @@ def test_the_quick_look_at_a_jpeg_finds_what_decoding_all_of_it_finds(data):
     assert problem(probe, damaged) == problem(decode, damaged)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(sorted(FILES)), st.randoms(use_true_random=False))
 def test_what_the_audit_lets_pass_can_be_shown(name, random):
     damaged = bytearray(FILES[name])

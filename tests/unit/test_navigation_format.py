@@ -131,7 +131,7 @@ actions = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     done=st.lists(st.lists(actions, min_size=1, max_size=2), min_size=1, max_size=5),
     interleaving=st.sampled_from(INTERLEAVINGS),
@@ -776,7 +776,7 @@ def test_any_value_anywhere_is_a_row_or_a_reject(tmp_path, layout):
     (row,) = navigation.read(folder, {"layout": layout})
     assert row.rejection is None
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(data=st.data(), value=json_values)
     def check(data, value):
         write(folder / NAMES[layout], replaced(data, value, GOOD[layout]))

@@ -7,7 +7,7 @@ import time
 import imagehash
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -21,7 +21,6 @@ def brute_force(left, right, max_distance):
     return [tuple(pair) for pair in np.argwhere(differ <= max_distance).tolist()]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 12), st.integers(0, 2**32), st.integers(0, 60), st.integers(0, 60))
 def test_near_pairs_equal_brute_force(max_distance, seed, n, m):
     random = np.random.default_rng(seed)

@@ -374,7 +374,7 @@ def test_a_damaged_index_is_a_data_error(tmp_path, damage):
         read_index(path, ["id", "answers"])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     batch=st.integers(1, 12),
     seed=st.integers(0, 2**31),

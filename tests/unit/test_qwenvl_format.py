@@ -6,7 +6,7 @@ import json
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raw_datasets import (
@@ -21,7 +21,7 @@ from raw_datasets import (
 from shardline.files import canonical_json
 from shardline.formats import qwenvl
 
-PATIENT = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+EXAMPLES = settings(max_examples=60)
 IMAGE, VIDEO = {"type": "image"}, {"type": "video"}
 TALK = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
@@ -328,7 +328,7 @@ KEYS = ("messages", "conversation", "images", "video", "query", "response", "inp
 RECORDS = st.dictionaries(st.sampled_from([*KEYS, "id", "system", "objects", "text"]), VALUES)
 
 
-@PATIENT
+@EXAMPLES
 @given(st.lists(RECORDS, max_size=4))
 def test_no_row_stops_the_rest(tmp_path_factory, records):
     folder = tmp_path_factory.mktemp("raw")

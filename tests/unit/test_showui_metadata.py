@@ -223,7 +223,7 @@ boxes = st.tuples(edges, edges, edges, edges).map(
 labels = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     targets=st.lists(st.tuples(labels, boxes, st.sampled_from(["", "text", "icon"])), min_size=1)
 )
