@@ -16,6 +16,7 @@ from PIL import Image
 
 from shardline.errors import DataError
 from shardline.placeholders import media_types, repeat_placeholders
+from shardline.resizing import resize_bicubic
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +87,7 @@ def _padded(image: Image.Image, side: int) -> Image.Image:
         square = Image.new("RGB", (longest, longest), FILL)
         square.paste(image, ((longest - width) // 2, (longest - height) // 2))
         image = square
-    return _scaled(image, side, side)
+    return resize_bicubic(image, side, side)
 
 
 def _cropped(image: Image.Image, side: int) -> Image.Image:
@@ -95,13 +96,7 @@ def _cropped(image: Image.Image, side: int) -> Image.Image:
         side if length == shortest else int(side * length / shortest) for length in image.size
     )
     left, top = (width - side) // 2, (height - side) // 2
-    return _scaled(image, width, height).crop((left, top, left + side, top + side))
-
-
-def _scaled(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Bicubic, first the width, then the height, as torchvision does."""
-    wide = image.resize((width, image.height), Image.Resampling.BICUBIC)
-    return wide.resize((width, height), Image.Resampling.BICUBIC)
+    return resize_bicubic(image, width, height).crop((left, top, left + side, top + side))
 
 
 def seen_size(grid: Sequence[int]) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from shardline.errors import DataError, SampleError
 from shardline.placeholders import media_types, repeat_placeholders
+from shardline.resizing import resize_bicubic
 
 if TYPE_CHECKING:
     import torch
@@ -77,14 +78,8 @@ def media_grid(width: int, height: int, frames: int | None, options: Mapping[str
 
 
 def resize_image(image: Image.Image, grid: Grid) -> Image.Image:
-    """An RGB image at the size of its grid (bicubic): the pixels that the model sees.
-
-    First the width, then the height, as torchvision does: Pillow takes the cheaper order, and the
-    rounding in between makes up to 20 steps of difference where one side grows and one shrinks.
-    """
-    width, height = seen_size(grid)
-    wide = image.resize((width, image.height), Image.Resampling.BICUBIC)
-    return wide.resize((width, height), Image.Resampling.BICUBIC)
+    """An RGB image at the size of its grid: the pixels that the model sees."""
+    return resize_bicubic(image, *seen_size(grid))
 
 
 def resize(frames: Sequence[Image.Image], grid: Grid, options: Mapping[str, Any]) -> Image.Image:
