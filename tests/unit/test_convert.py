@@ -28,11 +28,6 @@ from shardline.files import read_json, sha256_file
 
 
 @pytest.fixture
-def results(tmp_path):
-    return tmp_path / "results"
-
-
-@pytest.fixture
 def screens(tmp_path):
     """Twelve good screens, three elements each."""
     folder = tmp_path / "screens"

@@ -30,11 +30,6 @@ from shardline.series import series_of
 from shardline.shards import read_shard
 
 
-@pytest.fixture
-def results(tmp_path):
-    return tmp_path / "results"
-
-
 def dataset(results, name, folder, screens):
     """Convert a dataset of (image file, labels) screens whose images are in ``folder``."""
     records = [

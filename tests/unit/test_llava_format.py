@@ -33,11 +33,6 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def results(tmp_path):
-    return tmp_path / "results"
-
-
-@pytest.fixture
 def raw(tmp_path):
     folder = tmp_path / "raw"
     for number in range(3):

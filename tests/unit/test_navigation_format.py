@@ -19,11 +19,6 @@ from shardline.samples import Medium
 
 
 @pytest.fixture
-def results(tmp_path):
-    return tmp_path / "results"
-
-
-@pytest.fixture
 def folder(tmp_path):
     return tmp_path / "raw"
 
