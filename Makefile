@@ -22,7 +22,7 @@ test: .venv/.lock ## The fast tests: all that is not marked slow, slurm or gpu.
 test-all: .venv/.lock ## Every test that this machine can run.
 	@pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST)
 
-bench-data: .venv/.lock ## How fast images are audited and scored and rows converted; about 5 minutes.
+bench-data: .venv/.lock ## How fast images are audited and scored and rows converted; about 6 minutes.
 	@PYTHONPATH=scripts python bench/data.py
 
 bench-tokens: .venv/.lock ## How fast a million samples are planned and how full their packs are; about a minute.

@@ -12,6 +12,7 @@ from PIL import Image
 
 from shardline.errors import ConfigError
 from shardline.files import atomic_file, short_hash
+from shardline.fingerprint import closure
 from shardline.images import decode_audited
 from shardline.parallel import Workers
 from shardline.versions import package_versions
@@ -48,6 +49,8 @@ def hash_file(path: str) -> int | None:
 class Hasher:
     """Hashes images, each content once; what earlier runs hashed lies in files.
 
+    Other code or other packages hash anew.
+
     Args:
         workers: what hashes.
         folder: has a sub-folder a dataset, with one hidden file of its hashes.
@@ -58,6 +61,8 @@ class Hasher:
         self.folder = folder
         self.hashes: dict[str, int | None] = {}
         self.known: dict[str, np.ndarray] = {}
+        versions = package_versions("imagehash", "numpy", "pillow", "scipy")
+        self.made_by = short_hash([closure(Path(__file__)), versions])
 
     def hashes_of(self, files: Iterable[tuple[str, str, str]]) -> dict[str, int | None]:
         """The hash of each content by sha256; those that are new are hashed, on all workers.
@@ -95,13 +100,12 @@ class Hasher:
         self.known[dataset] = np.concatenate([self.known[dataset], np.array(rows, TABLE)])
         for other in path.parent.glob(".phashes-*.npy"):
             if other != path:
-                other.unlink()
+                other.unlink(missing_ok=True)  # another dataset's job may do the same
         with atomic_file(path) as file:
             np.save(file, self.known[dataset])
 
     def _path(self, dataset: str) -> Path:
-        made_by = package_versions("imagehash", "numpy", "pillow", "scipy")
-        return self.folder / dataset / f".phashes-{short_hash([SIDE, FLAT, made_by])}.npy"
+        return self.folder / dataset / f".phashes-{self.made_by}.npy"
 
 
 def distance(first: int, second: int) -> int:

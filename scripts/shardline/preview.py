@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from tokenizers import Tokenizer
 
-from shardline import paths, registry
+from shardline import paths
 from shardline.errors import UserError
 from shardline.files import read_json, sha256_bytes
 from shardline.lineage import Lineage
@@ -96,7 +96,7 @@ class Preview:
         }
         models = {project.model_of["tokens", entry.tokens] for entry in data}
         options = next(iter(self.tokens.values()))
-        self.family = registry.load("families", options["family"], project.plugins)
+        self.family = project.modules.load("families", options["family"])
         self.tokenizer: Tokenizer = self.family.load_tokenizer(
             Path(paths.model_folder(models.pop()))
         )
@@ -215,7 +215,7 @@ class Preview:
     def _points(self, stored: StoredSample) -> list[list[float]]:
         """The points that the learned answers name, read as evaluation reads a model's answers."""
         options = self.tokens[stored.dataset]
-        task = registry.load("tasks", options["task"], self.project.plugins)
+        task = self.project.modules.load("tasks", options["task"])
         seen = [self.family.seen_size(grid) for grid in stored.grids]
         learned = stored.labels != IGNORED
         points = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shardline.errors import DataError
-from shardline.files import file_entry, read_json, read_jsonl
+from shardline.files import read_json, read_jsonl, sha256_file
 from shardline.samples import Sample, Samples
 from shardline.shards import read_shard
 
@@ -36,9 +36,7 @@ def read_samples(manifest: Path) -> Iterator[Sample]:
         DataError: it is no such manifest, or a shard is not what it says.
     """
     for entry in read_manifest(manifest)["shards"]:
-        path = manifest.with_name(entry["name"])
-        if not path.is_file() or file_entry(path)["sha256"] != entry["sha256"]:
-            raise DataError(f"{path} is not what {manifest} says; run its stage again")
+        path = _checked(manifest, entry)
         if path.suffix == ".tar":
             for _, members in read_shard(path):
                 yield Sample.from_json(json.loads(json.loads(members["json"])["sample"]))
@@ -74,9 +72,16 @@ def converted_samples(folder: Path) -> ConvertedSamples:
     Raises:
         DataError: a shard is not what the manifest says.
     """
-    shards = read_json(folder / "manifest.json")["shards"]
+    manifest = folder / "manifest.json"
+    shards = read_manifest(manifest)["shards"]
     for shard in shards:
-        path = folder / shard["name"]
-        if not path.is_file() or file_entry(path)["sha256"] != shard["sha256"]:
-            raise DataError(f"{path} is not what its manifest says; convert {folder.name} again")
+        _checked(manifest, shard)
     return ConvertedSamples(folder, shards)
+
+
+def _checked(manifest: Path, shard: dict[str, Any]) -> Path:
+    """Where a shard lies; a `DataError` unless it is what the manifest says."""
+    path = manifest.with_name(shard["name"])
+    if not path.is_file() or sha256_file(path) != shard["sha256"]:
+        raise DataError(f"{path} is not what {manifest} says; run its stage again")
+    return path

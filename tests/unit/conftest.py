@@ -27,6 +27,12 @@ def _importable_again() -> Iterator[None]:
             del sys.modules[package]
 
 
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Where the results of a test go."""
+    return tmp_path / "results"
+
+
 @pytest.fixture(scope="session")
 def finished_project(tmp_path_factory: pytest.TempPathFactory) -> SmallProject:
     """A small finished project; not to be changed, see `small_project`."""

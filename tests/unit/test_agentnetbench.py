@@ -11,11 +11,6 @@ from PIL import Image
 from raw_datasets import check_sums, lock_and_convert, picture, rejects_of, samples_of, save
 
 
-@pytest.fixture
-def results(tmp_path):
-    return tmp_path / "results"
-
-
 def test_agentnetbench_equals_showui_written_by_other_code(shared_data, results, tmp_path):
     source = shared_data / "agentnetbench_trajectories"
     folder = tmp_path / "as_showui"

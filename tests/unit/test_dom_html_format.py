@@ -29,11 +29,6 @@ from shardline.pairs import find_pairs
 PAGE = "<html><body>{}</body></html>"
 
 
-@pytest.fixture
-def results(tmp_path):
-    return tmp_path / "results"
-
-
 def pages(folder, **files):
     """Write files named like ``html__7_html``: pages with a text, pictures with a seed."""
     for name, content in files.items():

@@ -40,11 +40,6 @@ def fetch(results, name, program=fetch_dataset, **options):
 
 
 @pytest.fixture
-def results(tmp_path):
-    return tmp_path / "results"
-
-
-@pytest.fixture
 def folder(tmp_path):
     folder = tmp_path / "data"
     (folder / "b").mkdir(parents=True)

@@ -30,11 +30,6 @@ from shardline.series import series_of
 from shardline.shards import read_shard
 
 
-@pytest.fixture
-def results(tmp_path):
-    return tmp_path / "results"
-
-
 def dataset(results, name, folder, screens):
     """Convert a dataset of (image file, labels) screens whose images are in ``folder``."""
     records = [
@@ -290,6 +285,21 @@ def test_a_picture_is_hashed_once(folder, results, monkeypatch):
     assert hashed == ["2.png"]
 
 
+def test_other_code_or_packages_hash_anew(folder, results, monkeypatch):
+    dataset(results, "d", folder, SCREENS)
+    decide(results, "d", {"dedup": {}})
+    [table] = (results / "scores/d").glob(".phashes-*.npy")
+    for name, other in (
+        ("closure", lambda file: ["scripts/shardline/images.py@other"]),
+        ("package_versions", lambda *packages: dict.fromkeys(packages, "0")),
+    ):
+        monkeypatch.setattr(perceptual, name, other)
+        decide(results, "d", {"dedup": {}})
+        [fresh] = (results / "scores/d").glob(".phashes-*.npy")
+        assert fresh.name != table.name and fresh.stat().st_size
+        table = fresh
+
+
 def test_a_changed_sample_changes_what_was_decided_about_its_shard_only(folder, results):
     dataset(results, "d", folder, SCREENS)
     before = decide(results, "d", {})["shards"]
@@ -321,7 +331,9 @@ def test_inputs_that_changed_are_refused(folder, results):
         write_shards(results, "d")
     shard = next((results / "converted/d").glob("samples-*"))
     shard.write_bytes(b"")
-    with pytest.raises(DataError, match="convert d again"):
+    with pytest.raises(
+        DataError, match=r"samples-00000\.jsonl\.zst is not what .*/converted/d/.* says; run"
+    ):
         decide(results, "d", {})
 
 

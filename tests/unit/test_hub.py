@@ -29,11 +29,6 @@ STEP = 10 << 20  # the hub's library writes what came in steps of 10 MiB
 
 
 @pytest.fixture
-def results(tmp_path):
-    return tmp_path / "results"
-
-
-@pytest.fixture
 def hub():
     with serve() as hub:
         hub.repos["datasets/owner/data"] = Repo(

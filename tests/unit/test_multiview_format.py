@@ -20,11 +20,6 @@ OTHER = "1B2C3D4E-0000-4000-8000-00000000000B"
 
 
 @pytest.fixture
-def results(tmp_path):
-    return tmp_path / "results"
-
-
-@pytest.fixture
 def folder(tmp_path):
     """Three views of a vase and one of another."""
     folder = tmp_path / "raw"

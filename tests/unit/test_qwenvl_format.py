@@ -26,11 +26,6 @@ IMAGE, VIDEO = {"type": "image"}, {"type": "video"}
 TALK = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 
-@pytest.fixture
-def results(tmp_path):
-    return tmp_path / "results"
-
-
 def text(value):
     return {"type": "text", "text": value}
 

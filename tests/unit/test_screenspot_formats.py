@@ -31,11 +31,6 @@ TARGETS = [  # group, kind, image, instruction, box as left, top, width, height 
 
 
 @pytest.fixture
-def results(tmp_path):
-    return tmp_path / "results"
-
-
-@pytest.fixture
 def folder(tmp_path):
     """A folder with the pictures of `TARGETS`, and no annotations."""
     folder = tmp_path / "raw"

@@ -31,11 +31,6 @@ BOX = [0.1, 0.2, 0.3, 0.4]
 
 
 @pytest.fixture
-def results(tmp_path):
-    return tmp_path / "results"
-
-
-@pytest.fixture
 def folder(tmp_path):
     folder = tmp_path / "raw"
     for number in range(3):

@@ -1,4 +1,4 @@
-"""The Snakemake commands of the documentation, as they stand there, as dry runs."""
+"""The commands of the documentation, as they stand there; those of Snakemake as dry runs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,19 @@ from project_root import ROOT
 from workflow.workspace import Workspace
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = [
-    (page.name, line.partition("|")[0].partition("#")[0].strip())
-    for page in PAGES
-    for line in re.findall(r"^snakemake .*$", page.read_text(encoding="utf-8"), re.MULTILINE)
-]
+SERVES = "shardline mlflow"  # until it is stopped
+
+
+def commands(program: str) -> list[tuple[str, str]]:
+    """Page and command line of every call of a program."""
+    return [
+        (page.name, line.partition("|")[0].partition("#")[0].strip())
+        for page in PAGES
+        for line in re.findall(rf"^{program} .*$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+
+
+CALLS = [call for call in commands("shardline") if call[1] != SERVES]
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +50,29 @@ def workspace(tmp_path_factory):
     return workspace
 
 
-@pytest.mark.parametrize(("page", "command"), COMMANDS)
+@pytest.mark.parametrize(("page", "command"), commands("snakemake"))
 def test_a_documented_command_is_one(workspace, page, command):
+    code, output = run(workspace, "-m", *shlex.split(command), "-n")
+    assert code == 0, f"{page}: {output[-2000:]}"
+
+
+@pytest.mark.parametrize(("page", "command"), CALLS)
+def test_a_documented_call_of_the_command_line_is_understood(workspace, page, command):
+    """There are no results to look at: whether it is refused for how it is called."""
+    entry = "from shardline.cli.main import run; run()"
+    _, output = run(workspace, "-c", entry, *shlex.split(command)[1:])
+    for complaint in ("usage:", "no recipe is named", "Traceback"):
+        assert complaint not in output, f"{page}: {output[-2000:]}"
+
+
+def run(workspace: Workspace, *words: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", *shlex.split(command), "-n"],
+        [sys.executable, *words],
         cwd=workspace.folder,
-        env=workspace.environment,
+        env={**workspace.environment, "PYTHONPATH": "scripts"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, f"{page}: {done.stdout[-2000:]}"
+    return done.returncode, done.stdout

@@ -79,13 +79,13 @@ def estimate(
 
 def stage_data(project: Project, recipe: str, stage: str) -> Json:
     """What the stage draws: from its plan, else from the converted samples' texts and sizes."""
-    from shardline import paths, registry
+    from shardline import paths
     from shardline.estimate import estimate_stage
     from shardline.files import read_json
 
     plan = Path(paths.plan(recipe, stage))
     options = project.plan[recipe, stage]
-    family = registry.load("families", options["family"], project.plugins)
+    family = project.modules.load("families", options["family"])
     if plan.is_file():
         found = read_json(plan)
         visual = found["patches"] // family.MERGE**2
@@ -109,7 +109,7 @@ def stage_data(project: Project, recipe: str, stage: str) -> Json:
         manifests,
         options,
         family=family,
-        task=registry.load("tasks", tokenize["task"], project.plugins),
+        task=project.modules.load("tasks", tokenize["task"]),
         tokens=tokenize["tokens"],
         tokenizer=family.load_tokenizer(folder) if ready else None,
     )
@@ -131,7 +131,7 @@ def stage_data(project: Project, recipe: str, stage: str) -> Json:
 
 def stage_memory(project: Project, recipe: str, stage: str, data: Json, hardware: Hardware) -> Json:
     """Bytes a device, from the header of the weights that the recipe starts from."""
-    from shardline import paths, registry
+    from shardline import paths
     from shardline.memory import (
         Forward,
         device_bytes,
@@ -151,7 +151,7 @@ def stage_memory(project: Project, recipe: str, stage: str, data: Json, hardware
             "missing": f"the base is not there yet: snakemake --profile profiles/local {target}"
         }
     options = project.train[recipe, stage]
-    family = registry.load("families", options["family"], project.plugins)
+    family = project.modules.load("families", options["family"])
     shapes, architecture = read_shapes(folder), read_architecture(folder)
     tokens = data["max_length"] * hardware.micro_batch
     visual = data["visual_tokens"] / data["tokens"]

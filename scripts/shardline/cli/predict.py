@@ -127,5 +127,5 @@ def options_of(project: Project, recipe: str, stage: str | None) -> dict[str, An
         "task": tokens.task,
         "tokens": tokens.model_dump(exclude={"task"}),
         "max_new_tokens": settings.max_new_tokens,
-        "plugins": project.plugins,
+        "plugins": project.modules.plugins,
     }

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from shardline import folders, locks, paths, registry
-from shardline.config.schema import MODEL_SOURCE, Config, ModuleTuning, Recipe, Stage, Tokens, Tune
-from shardline.decisions import check_filter
+from shardline import folders, locks, paths
+from shardline.config.filter_chain import UsedScorer, check_filters
+from shardline.config.modules import Modules
+from shardline.config.report_options import report_options
+from shardline.config.schema import Config, ModuleTuning, Recipe, Stage, Tokens, Tune
+from shardline.config.token_options import check_tokens
 from shardline.errors import ConfigError, DataError
 from shardline.files import read_json, sha256_bytes, short_hash
-from shardline.scoring import scorer_options
 
 Options = dict[str, Any]
 CLOSE = 3  # names that a message about an unknown one suggests
@@ -47,7 +49,7 @@ class Project:
     def __init__(self, config: Config, root: Path) -> None:
         self.config = config
         self.root = root
-        self.plugins = sorted(config.plugins)
+        self.modules = Modules(config.plugins)
         self.fetch: dict[tuple[str], Options] = {}
         self.convert: dict[tuple[str], Options] = {}
         self.scorers: dict[str, Options] = {}
@@ -77,7 +79,7 @@ class Project:
 
     def _add_recipe(self, name: str, recipe: Recipe) -> None:
         where = f"recipes.{name}"
-        self._check_module("families", recipe.family, f"{where}.family")
+        self.modules.check("families", recipe.family, f"{where}.family")
         self._check_stage_names(recipe, where)
         base = self._add_model(recipe.base, recipe, where)
         self.model_of[name, "base"] = base
@@ -87,19 +89,18 @@ class Project:
                 raise ConfigError(
                     f"{where}.evaluate: {benchmark!r} is no benchmark: it has no `metric`"
                 )
-            self._check_module("metrics", dataset.metric, f"datasets.{benchmark}.metric")
+            self.modules.check("metrics", dataset.metric, f"datasets.{benchmark}.metric")
         for stage in recipe.stages:
             self._add_stage(name, recipe, stage, base, where)
         for model in self.models(name):
             for benchmark in recipe.evaluate:
                 self._add_evaluation(name, recipe, model, benchmark)
-        self.report[(name,)] = self._report_options(name, recipe, base)
+        self.report[(name,)] = report_options(self, name, recipe, base)
 
     def _add_stage(self, name: str, recipe: Recipe, stage: Stage, base: str, where: str) -> None:
         where = f"{where}.stages.{stage.name}"
         tokens = stage.tokens or recipe.tokens
-        self._check_module("tasks", tokens.task, f"{where}.tokens.task")
-        self._check_tokens(recipe.family, tokens, f"{where}.tokens")
+        check_tokens(recipe.family, tokens, f"{where}.tokens", self.modules)
         mixture = [self._mixture_entry(entry, where) for entry in stage.train or recipe.train]
         names = [dataset for dataset, _ in mixture]
         if duplicates := sorted({dataset for dataset in names if names.count(dataset) > 1}):
@@ -139,7 +140,7 @@ class Project:
             "split": recipe.split and {"validation": recipe.split.percent, "by": recipe.split.by},
             "family": recipe.family,
             "env_epoch": recipe.env_epoch,
-            "plugins": self._plugins_of(families=[recipe.family]),
+            "plugins": self.modules.plugins_of(families=[recipe.family]),
         }
         if recipe.split:
             self.plan_validation[key] = validation_options(self.plan[key])
@@ -154,13 +155,13 @@ class Project:
             "optimizer": stage.optimizer.model_dump(mode="json"),
             "schedule": stage.schedule.model_dump(),
             "env_epoch": recipe.env_epoch,
-            "plugins": self._plugins_of(families=[recipe.family]),
+            "plugins": self.modules.plugins_of(families=[recipe.family]),
         }
         self.merge[key] = {
             "family": recipe.family,
             "min_visual_tokens": tokens.min_visual_tokens,
             "max_visual_tokens": tokens.max_visual_tokens,
-            "plugins": self._plugins_of(families=[recipe.family]),
+            "plugins": self.modules.plugins_of(families=[recipe.family]),
         }
         if stage.is_lora:
             self.adapter[key] = {}
@@ -179,13 +180,13 @@ class Project:
             )
         dataset = self.config.datasets[name]
         kind, _, rest = dataset.source.partition(":")
-        self._check_module("formats", dataset.format, f"datasets.{name}.format")
+        self.modules.check("formats", dataset.format, f"datasets.{name}.format")
         if kind == "generate":
-            self._check_module("generators", rest, f"datasets.{name}.source")
+            self.modules.check("generators", rest, f"datasets.{name}.source")
         self.fetch[(name,)] = {
             "source": dataset.source,
             "source_options": dataset.source_options,
-            "plugins": self._plugins_of(generators=[rest] if kind == "generate" else []),
+            "plugins": self.modules.plugins_of(generators=[rest] if kind == "generate" else []),
         }
         self.convert[(name,)] = {
             "format": dataset.format,
@@ -194,7 +195,7 @@ class Project:
             "max_reject_share": dataset.max_reject_share,
             "max_pixels": dataset.max_pixels,
             "shard_rows": dataset.shard_rows,
-            "plugins": self._plugins_of(formats=[dataset.format]),
+            "plugins": self.modules.plugins_of(formats=[dataset.format]),
         }
         return dataset
 
@@ -202,13 +203,15 @@ class Project:
         self, dataset: str, filters: list[Options], earlier: list[str], benchmarks: list[str]
     ) -> str:
         context = {
-            part for entry in filters for part in self._module("filters", entry["name"]).CONTEXT
+            part
+            for entry in filters
+            for part in self.modules.load("filters", entry["name"]).CONTEXT
         }
         options = {
             "filters": filters,
             "earlier": earlier if "earlier" in context else [],
             "benchmarks": sorted(benchmarks) if "benchmarks" in context else [],
-            "plugins": self._plugins_of(filters=[entry["name"] for entry in filters]),
+            "plugins": self.modules.plugins_of(filters=[entry["name"] for entry in filters]),
         }
         for entry in filters:
             if scores := entry.get("scores"):
@@ -226,7 +229,7 @@ class Project:
             "family": recipe.family,
             "task": tokens.task,
             "tokens": tokens.model_dump(exclude={"task"}),
-            "plugins": self._plugins_of(families=[recipe.family], tasks=[tokens.task]),
+            "plugins": self.modules.plugins_of(families=[recipe.family], tasks=[tokens.task]),
         }
         identity = {**options, "plugins": [], "filter": filtered, "model": base}
         variant = f"{recipe.family}-{tokens.task}-{short_hash(identity)}"
@@ -264,7 +267,9 @@ class Project:
                     for entry in stage.train or recipe.train
                 }
             ),
-            "plugins": self._plugins_of(families=[recipe.family], tasks=[recipe.tokens.task]),
+            "plugins": self.modules.plugins_of(
+                families=[recipe.family], tasks=[recipe.tokens.task]
+            ),
         }
         name = f"{path.stem}-{short_hash({**options, 'plugins': []})}"
         self.build_model[(name,)] = options
@@ -278,7 +283,7 @@ class Project:
         shared = {"task": tokens.task, "tokens": tokens.model_dump(exclude={"task"})}
         self.predict[name, model, benchmark] = {
             **shared,
-            "plugins": self._plugins_of(families=[recipe.family], tasks=[tokens.task]),
+            "plugins": self.modules.plugins_of(families=[recipe.family], tasks=[tokens.task]),
             "family": recipe.family,
             "max_new_tokens": recipe.max_new_tokens,
             "limit": None,
@@ -286,45 +291,8 @@ class Project:
         }
         self.score[name, model, benchmark] = {
             **shared,
-            "plugins": self._plugins_of(metrics=[metric], tasks=[tokens.task]),
+            "plugins": self.modules.plugins_of(metrics=[metric], tasks=[tokens.task]),
             "metric": metric,
-        }
-
-    def _report_options(self, name: str, recipe: Recipe, base: str) -> Options:
-        datasets: dict[str, Options] = {}
-        for stage in recipe.stages:
-            for data in self.stage_data[name, stage.name]:
-                datasets[f"{data.dataset}/{data.tokens}"] = {
-                    "name": data.dataset,
-                    "filter": data.filtered,
-                    "tokens": data.tokens,
-                    "role": "train",
-                }
-        for benchmark in recipe.evaluate:
-            datasets[benchmark] = {"name": benchmark, "role": "benchmark"}
-        for entry in datasets.values():
-            registered = self.config.datasets[entry["name"]]
-            entry |= {"licence": registered.licence, "source": registered.source}
-        return {
-            "recipe": name,
-            "title": name,
-            "description": recipe.description,
-            "datasets": list(datasets.values()),
-            "stages": [
-                {
-                    "name": stage.name,
-                    "init": stage.init,
-                    "method": stage.method,
-                    "exports": self.exports(name, stage.name),
-                }
-                for stage in recipe.stages
-            ],
-            "benchmarks": recipe.evaluate,
-            "models": self.models(name),
-            "base": base,
-            "base_source": recipe.base,
-            "base_licence": recipe.base_licence,
-            "config": recipe.model_dump(mode="json"),
         }
 
     def stage(self, recipe: str, name: str) -> Stage:
@@ -390,110 +358,24 @@ class Project:
         return match["dataset"], share
 
     def _filters(self, entries: list[dict[str, Options]], where: str) -> list[Options]:
-        filters = []
-        for entry in entries:
-            ((name, given),) = entry.items()
-            self._check_module("filters", name, f"{where}.filters")
-            module = self._module("filters", name)
-            defaults = module.DEFAULTS
-            if unknown := sorted(set(given) - set(defaults)):
-                raise ConfigError(
-                    f"{where}.filters.{name}: unknown key {unknown[0]!r}; "
-                    f"allowed: {', '.join(sorted(defaults)) or 'none'}"
-                )
-            for key, value in given.items():
-                if problem := _filter_option_problem(value, defaults[key]):
-                    raise ConfigError(f"{where}.filters.{name}.{key}: {value!r}; {problem}")
-            options = {**defaults, **given}
-            try:
-                check_filter(module, options)
-            except ConfigError as error:
-                raise ConfigError(f"{where}.filters.{name}.{error}") from None
-            scores = self._scorer(module, options, f"{where}.filters.{name}")
-            filters.append(
-                {"name": name, "options": options, **({"scores": scores} if scores else {})}
-            )
-        return filters
+        used = check_filters(entries, where, self.modules)
+        for one in used:
+            if one.scorer:
+                self._add_scorer(one.scorer, one.where)
+        return [one.entry for one in used]
 
-    def _scorer(self, module: Any, options: Options, where: str) -> str | None:
-        """Name of the scores that a filter judges by, and what makes them; None if by none."""
-        if not hasattr(module, "scorer"):
-            return None
-        name, given = module.scorer(options)
-        self._check_module("scorers", name, f"{where}.scorer")
-        scorer = self._module("scorers", name)
-        try:
-            chosen = scorer_options(name, scorer, given)
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from None
-        scores = f"{name}-{short_hash(chosen)}"
-        self.scorers[scores] = {
-            "scorer": name,
-            "scorer_options": chosen,
-            "plugins": self._plugins_of(scorers=[name]),
+    def _add_scorer(self, scorer: UsedScorer, where: str) -> None:
+        self.scorers[scorer.scores] = {
+            "scorer": scorer.name,
+            "scorer_options": scorer.options,
+            "plugins": self.modules.plugins_of(scorers=[scorer.name]),
         }
-        if getattr(scorer, "TRAINED", False):
-            labels = chosen["labels"]
-            self._add_dataset(labels, f"{where}.labels")
-            self.train_classifier[(scores,)] = self.scorers[scores]
-            self.labels_of[scores] = labels
-        if source := chosen.get(getattr(scorer, "MODEL", "")):
-            if not re.match(MODEL_SOURCE, source) or source.startswith("init:"):
-                raise ConfigError(
-                    f"{where}.{scorer.MODEL} = {source!r}; allowed: hub://owner/name@revision, "
-                    "folder:/path"
-                )
-            self.model_of["scores", scores] = self._add_source_model(source)
-        return scores
-
-    def _check_tokens(self, family: str, tokens: Tokens, where: str) -> None:
-        """See that the family can write the answers, and that crops change them."""
-        unusable = getattr(self._module("families", family), "UNUSABLE_ANSWERS", {})
-        for key, values in unusable.items():
-            if (value := getattr(tokens.answer, key)) in values:
-                known = get_args(type(tokens.answer).model_fields[key].annotation)
-                allowed = ", ".join(name for name in known if name not in values)
-                raise ConfigError(
-                    f"{where}.answer.{key} = {value!r}: not with family {family}; "
-                    f"allowed: {allowed}"
-                )
-        follows = getattr(self._module("tasks", tokens.task), "FOLLOWS_BOXES", False)
-        if (tokens.crop or tokens.variants > 1) and not follows:
-            key = "crop" if tokens.crop else "variants"
-            raise ConfigError(
-                f"{where}.{key}: the task {tokens.task} takes its texts as they are, which a crop "
-                "would make wrong and a variant repeat; leave it out"
-            )
-
-    def _plugins_of(self, **named: list[str]) -> list[str]:
-        """The plug-in files that provide any of the named modules, and no others."""
-        return [
-            plugin
-            for plugin in self.plugins
-            if any(name in registry.offered(kind, plugin) for kind in named for name in named[kind])
-        ]
-
-    def _module(self, kind: str, name: str) -> Any:
-        return registry.load(kind, name, self.plugins)
-
-    def _check_module(self, kind: str, name: str, where: str) -> None:
-        if name not in (known := registry.names(kind, self.plugins)):
-            raise ConfigError(f"{where} = {name!r}: no such module; allowed: {', '.join(known)}")
-
-
-def _filter_option_problem(value: Any, default: Any) -> str | None:
-    """What is allowed instead of a filter's option, going by the kind of its default."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(default, bool):
-        return None if isinstance(value, bool) else "allowed: true, false"
-    if isinstance(default, int):
-        whole = number and isinstance(value, int) and value >= 0
-        return None if whole else "allowed: a whole number from 0 on"
-    if isinstance(default, float):
-        return None if number else "allowed: a number"
-    if default is None or isinstance(value, type(default)):
-        return None
-    return f"allowed: {'a list' if isinstance(default, list | tuple) else 'text'}"
+        if scorer.labels is not None:
+            self._add_dataset(scorer.labels, f"{where}.labels")
+            self.train_classifier[(scorer.scores,)] = self.scorers[scorer.scores]
+            self.labels_of[scorer.scores] = scorer.labels
+        if scorer.model:
+            self.model_of["scores", scorer.scores] = self._add_source_model(scorer.model)
 
 
 def validation_options(plan: Options) -> Options:
