@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +32,7 @@ from shardline.token_index import write_index
 from shardline.variants import cut, variants_of
 
 STAGE = "tokenize"
-PACKAGES = ("av", "numpy", "pillow", "pyarrow", "tokenizers")
+PACKAGES = ("av", "isal", "numpy", "pillow", "pyarrow", "tokenizers", "torch")
 IMAGE_SUFFIX = "png"
 
 
@@ -164,10 +163,7 @@ def tokenise_shard(
         "placeholder_ids": placeholders,
         "tokenizer_sha256": sha256_file(model / "tokenizer.json"),
         "template_sha256": sha256_bytes(family.chat_template().encode()),
-        "versions": {
-            **{package: version(package) for package in PACKAGES},
-            "zlib": zlib.ZLIB_RUNTIME_VERSION,
-        },
+        "versions": {package: version(package) for package in PACKAGES},
     }
     write_index(index, rows, members, facts)
 

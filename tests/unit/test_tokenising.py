@@ -17,7 +17,6 @@ from shardline.files import read_json, read_jsonl, sha256_file
 from shardline.images import decode_rgb
 from shardline.pictures import Pictures
 from shardline.placeholders import placeholder_ids
-from shardline.png import encode_png
 from shardline.samples import Box
 from shardline.shards import read_shard
 from shardline.tasks import grounding
@@ -321,15 +320,3 @@ def test_shards_of_different_tokenizers_do_not_mix(model, tmp_path):
                 }
             )
         )
-
-
-@pytest.mark.parametrize("size", [(1, 1), (28, 56), (301, 7)])
-def test_png_files_are_lossless_and_stock(size):
-    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    data = encode_png(Image.fromarray(pixels))
-    assert data == encode_png(Image.fromarray(pixels.copy()))
-    with Image.open(io.BytesIO(data)) as image:
-        image.verify()
-    image = Image.open(io.BytesIO(data))
-    assert image.format == "PNG" and image.mode == "RGB"
-    assert np.array_equal(np.asarray(image), pixels)
