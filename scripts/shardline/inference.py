@@ -153,7 +153,7 @@ class Prompter:
         """A PIL image as the model sees it, and its grid."""
         grid = self.family.media_grid(*image.size, None, self.options)
         resized = self.family.resize([image], grid, self.options)
-        return torch.from_numpy(np.array(resized)), grid
+        return torch.from_numpy(resized.copy()), grid
 
     def _open(self, path: str) -> tuple[torch.Tensor, tuple[int, int, int]]:
         file = self.raw / path

@@ -53,8 +53,8 @@ def media_grid(width: int, height: int, frames: int | None, options: Mapping[str
     return frames or 1, side, side
 
 
-def resize(frames: Sequence[Image.Image], grid: Grid, options: Mapping[str, Any]) -> Image.Image:
-    """The frames of a medium as squares, one below the other in one picture.
+def resize(frames: Sequence[Image.Image], grid: Grid, options: Mapping[str, Any]) -> np.ndarray:
+    """Pixels uint8 [frames * side, side, 3] of a medium as squares, one below the other.
 
     Args:
         options: of the tokens: ``fit``: ``pad`` to a square with the mean colour, or ``crop`` one
@@ -62,10 +62,7 @@ def resize(frames: Sequence[Image.Image], grid: Grid, options: Mapping[str, Any]
     """
     side, _ = seen_size(grid)
     square = _padded if options["fit"] == "pad" else _cropped
-    picture = Image.new("RGB", (side, side * len(frames)))
-    for number, frame in enumerate(frames):
-        picture.paste(square(frame, side), (0, number * side))
-    return picture
+    return np.concatenate([square(frame, side) for frame in frames])
 
 
 def on_picture(
@@ -80,7 +77,7 @@ def on_picture(
     ]
 
 
-def _padded(image: Image.Image, side: int) -> Image.Image:
+def _padded(image: Image.Image, side: int) -> np.ndarray:
     width, height = image.size
     longest = max(width, height)
     if width != height:
@@ -90,13 +87,13 @@ def _padded(image: Image.Image, side: int) -> Image.Image:
     return resize_bicubic(image, side, side)
 
 
-def _cropped(image: Image.Image, side: int) -> Image.Image:
+def _cropped(image: Image.Image, side: int) -> np.ndarray:
     shortest = min(image.size)
     width, height = (
         side if length == shortest else int(side * length / shortest) for length in image.size
     )
     left, top = (width - side) // 2, (height - side) // 2
-    return resize_bicubic(image, width, height).crop((left, top, left + side, top + side))
+    return resize_bicubic(image, width, height)[top : top + side, left : left + side]
 
 
 def seen_size(grid: Sequence[int]) -> tuple[int, int]:

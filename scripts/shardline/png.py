@@ -1,4 +1,4 @@
-"""Lossless PNG files of RGB images, fast to write and to read, with the same bytes every time.
+"""Lossless PNG files of RGB pixels, fast to write and to read, with the same bytes every time.
 
 Each row is stored as its difference from the row above, compressed by Intel's ISA-L at level 1.
 Its bytes are the same on every x86-64 processor (at level 3 they are not); those of an ARM
@@ -11,7 +11,6 @@ import struct
 
 import numpy as np
 from isal import isal_zlib
-from PIL import Image
 
 LEVEL = 1
 UP = 2  # the PNG filter "up"
@@ -22,9 +21,8 @@ EMPTY_CHUNK = 12  # bytes of a chunk's length, name and checksum
 DATA = len(SIGNATURE) + EMPTY_CHUNK + HEADER.size  # where the chunk with the pixels begins
 
 
-def encode_png(image: Image.Image) -> bytes:
-    """The bytes of an 8-bit RGB PNG; they depend on the pixels and the ISA-L library only."""
-    pixels = np.asarray(image)
+def encode_png(pixels: np.ndarray) -> bytes:
+    """The PNG of pixels uint8 [height, width, 3]; it depends on them and the ISA-L library only."""
     height, width, _ = pixels.shape
     plain = pixels.reshape(height, 3 * width)
     rows = np.empty((height, 1 + 3 * width), dtype=np.uint8)

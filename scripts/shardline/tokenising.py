@@ -16,7 +16,6 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from tokenizers import Tokenizer
 
 from shardline.chat_tokens import IGNORED
@@ -44,7 +43,8 @@ class Tokenised(NamedTuple):
     grids: list[tuple[int, int, int]]
     intervals: list[float]
     """Of each medium: seconds from frame to frame, 0 for an image."""
-    images: list[Image.Image]
+    images: list[np.ndarray]
+    """Pixels uint8 [frames * height, width, 3]."""
 
 
 def tokenise_sample(
@@ -149,7 +149,7 @@ def tokenise_shard(
                     continue
                 name = f"{key}-{number}" if number else key
                 rows.append({"key": name, **_index_row(sample, tokens, family, placeholders)})
-                yield name, _members(sample, tokens)
+                yield name, shard_members(sample, tokens)
 
     members = write_shard(output, tokenised())
     write_jsonl(rejects, rejected)
@@ -188,7 +188,7 @@ def _media(
     return media
 
 
-def _members(sample: Sample, tokens: Tokenised) -> list[tuple[str, bytes]]:
+def shard_members(sample: Sample, tokens: Tokenised) -> list[tuple[str, bytes]]:
     head = {
         "id": sample.id,
         "dataset": sample.dataset,
