@@ -2,7 +2,7 @@
 
 ``tokenise.ratio`` compares what is done to a decoded sample: theirs is the chat template and the
 processor with tensors returned, ours is `tokenise_sample` and the members of its shard, pictures
-encoded. Both outputs are compared first. ``pipeline.ratio`` is from the filtered shard to a plan:
+encoded. Both outputs are compared. ``pipeline.ratio`` is from the filtered shard to a plan:
 ours are the programs with all that they read, decode and write; theirs opens each picture, calls
 the processor, counts the tokens and fills packs first fit.
 
@@ -28,6 +28,7 @@ from plan import KINDS
 from shardline import plan as planning
 from shardline.families import qwen2_vl as family
 from shardline.pictures import Pictures
+from shardline.pixels import decode_pixels
 from shardline.placeholders import placeholder_ids
 from shardline.png import encode_png
 from shardline.tasks import chat
@@ -35,7 +36,6 @@ from shardline.token_manifest import write_token_manifest
 from shardline.tokenising import shard_members, tokenise_sample, tokenise_shard
 
 SAMPLES = 120
-ROUNDS = 3  # ours and theirs take turns, for what else the machine does to strike both
 MAX_LENGTH = 8192
 TOKENS = {**LIMITS, "loss": "answers"}
 Processor = Any
@@ -56,18 +56,17 @@ def measure(samples: int = SAMPLES) -> dict[str, float]:
 def _tokenise(made: Sequence[Made], model: Path) -> dict[str, float]:
     processor = _processor(model)
     tokenizer = family.load_tokenizer(model)
-    decoded = [(sample, _pictures(data)) for sample, data in made]
-    for sample, pictures in decoded:
-        _compare(
-            _ours(sample, pictures, tokenizer), _theirs(processor, sample, pictures), tokenizer
-        )
-    ours = theirs = floor = 0.0
-    for turn in range(ROUNDS):
-        part = decoded[turn::ROUNDS]
-        theirs += _seconds(lambda one: _theirs(processor, *one), part)
-        ours += _seconds(lambda one: shard_members(one[0], _ours(*one, tokenizer)), part)
-        floor += _seconds(lambda one: _floor(one[1]), part)
-    stored = [shard_members(sample, _ours(sample, p, tokenizer)) for sample, p in decoded]
+    seconds = dict.fromkeys(("ours", "theirs", "our decoding", "their decoding", "floor"), 0.0)
+    stored = 0
+    for sample, data in made:
+        ours = _timed(seconds, "our decoding", _pictures, data)
+        theirs = _timed(seconds, "their decoding", _images, data)
+        given = _timed(seconds, "theirs", _theirs, processor, sample, theirs)
+        members = _timed(seconds, "ours", _members, sample, ours, tokenizer)
+        _timed(seconds, "floor", _floor, ours)
+        _compare(_ours(sample, ours, tokenizer), given, tokenizer)
+        stored += sum(len(content) for _, content in members)
+    ours, theirs, floor = (seconds[name] for name in ("ours", "theirs", "floor"))
     return {
         "tokenise.samples": len(made),
         "tokenise.samples_per_second_per_core": round(len(made) / ours, 1),
@@ -75,21 +74,24 @@ def _tokenise(made: Sequence[Made], model: Path) -> dict[str, float]:
         "tokenise.floor_samples_per_second_per_core": round(len(made) / floor, 1),
         "tokenise.ratio": round(theirs / ours, 2),
         "tokenise.share_of_floor": round(floor / ours, 2),
-        "tokenise.kilobytes_a_sample": round(
-            sum(len(data) for members in stored for _, data in members) / len(made) / 1000
+        "tokenise.ratio_with_decoding": round(
+            (theirs + seconds["their decoding"]) / (ours + seconds["our decoding"]), 2
         ),
+        "tokenise.kilobytes_a_sample": round(stored / len(made) / 1000),
     }
 
 
 def _pipeline(made: Sequence[Made], model: Path, results: Path) -> dict[str, float]:
     filtered = write_filtered(results, made)
     processor = _processor(model)
-    theirs = _seconds(lambda _: _count_and_pack(processor, made))
-    tokenise = _seconds(lambda _: _run_tokenising(filtered, model, results))
     manifest = results / "tokens/mix/bench/manifest.json"
-    plan = _seconds(lambda _: _run_planning(manifest, results))
-    decoding = _seconds(lambda one: _pictures(one[1]), made)
-    ours = tokenise + plan
+    seconds = dict.fromkeys(("ours", "theirs", "decoding"), 0.0)
+    _timed(seconds, "theirs", _count_and_pack, processor, made)
+    _timed(seconds, "ours", _run_tokenising, filtered, model, results)
+    _timed(seconds, "ours", _run_planning, manifest, results)
+    for _, data in made:
+        _timed(seconds, "decoding", _pictures, data)
+    ours, theirs, decoding = seconds.values()
     return {
         "pipeline.samples_per_second_per_core": round(len(made) / ours, 1),
         "pipeline.counting_samples_per_second_per_core": round(len(made) / theirs, 1),
@@ -107,7 +109,7 @@ def _processor(model: Path) -> Processor:
 def _pictures(data: bytes | None) -> list[Pictures]:
     if data is None:
         return []
-    return [Pictures([Image.open(io.BytesIO(data)).convert("RGB")])]
+    return [Pictures([decode_pixels(data)])]
 
 
 def _ours(sample: Any, pictures: Sequence[Pictures], tokenizer: Any) -> Any:
@@ -116,16 +118,23 @@ def _ours(sample: Any, pictures: Sequence[Pictures], tokenizer: Any) -> Any:
     )
 
 
-def _theirs(processor: Processor, sample: Any, pictures: Sequence[Pictures]) -> Any:
+def _members(sample: Any, pictures: Sequence[Pictures], tokenizer: Any) -> Any:
+    return shard_members(sample, _ours(sample, pictures, tokenizer))
+
+
+def _images(data: bytes | None) -> list[Image.Image]:
+    return [] if data is None else [Image.open(io.BytesIO(data)).convert("RGB")]
+
+
+def _theirs(processor: Processor, sample: Any, images: list[Image.Image]) -> Any:
     text = processor.apply_chat_template(sample.messages, tokenize=False)
-    images = [part.frames[0] for part in pictures] or None
-    return processor(text=[text], images=images, return_tensors="pt")
+    return processor(text=[text], images=images or None, return_tensors="pt")
 
 
 def _floor(pictures: Sequence[Pictures]) -> None:
     for part in pictures:
-        image = part.frames[0]
-        encode_png(family.resize_image(image, family.image_grid(*image.size, *LIMITS.values())))
+        grid = family.image_grid(*part.size, *LIMITS.values())
+        encode_png(family.resize_image(part.frames[0], grid))
 
 
 def _compare(ours: Any, theirs: Any, tokenizer: Any) -> None:
@@ -133,7 +142,7 @@ def _compare(ours: Any, theirs: Any, tokenizer: Any) -> None:
     ids, _ = family.expand(
         ours.input_ids, ours.labels, ours.grids, placeholder_ids(tokenizer, family)
     )
-    images = [torch.from_numpy(image.copy()) for image in ours.images]
+    images = [torch.from_numpy(image) for image in ours.images]
     pixels = family.vision_inputs(images, ours.grids, "cpu", torch.float32)
     same = ids.tolist() == theirs["input_ids"][0].tolist()
     if images:
@@ -143,12 +152,12 @@ def _compare(ours: Any, theirs: Any, tokenizer: Any) -> None:
         raise SystemExit("tokenise: a sample differs from the processor's")
 
 
-def _seconds(work: Callable[[Any], Any], items: Sequence[Any] = (None,)) -> float:
-    """Processor seconds that the work takes over all items."""
+def _timed(seconds: dict[str, float], name: str, work: Callable[..., Any], *given: Any) -> Any:
+    """What the work returns; the processor seconds that it takes are added to ``name``."""
     begin = time.process_time()
-    for item in items:
-        work(item)
-    return time.process_time() - begin
+    done = work(*given)
+    seconds[name] += time.process_time() - begin
+    return done
 
 
 def _run_tokenising(filtered: Path, model: Path, results: Path) -> None:
@@ -196,7 +205,7 @@ def _count_and_pack(processor: Processor, made: Sequence[Made]) -> list[int]:
     """Tokens of each pack, filled first fit."""
     packs: list[int] = []
     for sample, data in made:
-        length = _theirs(processor, sample, _pictures(data))["input_ids"].shape[1]
+        length = _theirs(processor, sample, _images(data))["input_ids"].shape[1]
         for number, filled in enumerate(packs):
             if filled + length <= MAX_LENGTH:
                 packs[number] += length

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from shardline.errors import DataError, SampleError
 from shardline.placeholders import media_types, repeat_placeholders
@@ -77,15 +76,16 @@ def media_grid(width: int, height: int, frames: int | None, options: Mapping[str
     return -(-(frames or 1) // TEMPORAL_PATCH), rows, columns
 
 
-def resize_image(image: Image.Image, grid: Grid) -> np.ndarray:
-    """Pixels uint8 [height, width, 3] of an RGB image at the size of its grid."""
-    return resize_bicubic(image, *seen_size(grid))
+def resize_image(pixels: np.ndarray, grid: Grid) -> np.ndarray:
+    """Pixels uint8 [height, width, 3] at the size of their grid."""
+    return resize_bicubic(pixels, *seen_size(grid))
 
 
-def resize(frames: Sequence[Image.Image], grid: Grid, options: Mapping[str, Any]) -> np.ndarray:
+def resize(frames: Sequence[np.ndarray], grid: Grid, options: Mapping[str, Any]) -> np.ndarray:
     """Pixels uint8 [frames * height, width, 3] of a medium at the size of its grid.
 
-    The frames are one below the other.
+    Args:
+        frames: pixels uint8 [., ., 3] of each, which come one below the other.
     """
     return np.concatenate([resize_image(frame, grid) for frame in frames])
 

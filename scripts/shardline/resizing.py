@@ -6,24 +6,18 @@ the height. The same kernel is three to four times as fast as Pillow's, and leav
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
-from PIL import Image
 
 
-def resize_bicubic(image: Image.Image, width: int, height: int) -> np.ndarray:
-    """Pixels uint8 [height, width, 3] of an RGB image at that size, antialiased."""
-    pixels = np.asarray(image)
-    if image.size == (width, height):
+def resize_bicubic(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Pixels uint8 [., ., 3] as [height, width, 3], antialiased."""
+    if pixels.shape == (height, width, 3):
         return pixels
     import torch
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's pixels are read-only; they are only read here
-        batch = torch.from_numpy(pixels).unsqueeze(0)
+    # Unsqueezed first: the kernel then sees that it can read and write pixel by pixel.
     resized = torch.nn.functional.interpolate(
-        batch.permute(0, 3, 1, 2),  # the kernel reads and writes pixel by pixel: nothing is moved
+        torch.from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2),
         (height, width),
         mode="bicubic",
         align_corners=False,

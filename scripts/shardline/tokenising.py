@@ -31,7 +31,7 @@ from shardline.token_index import write_index
 from shardline.variants import cut, variants_of
 
 STAGE = "tokenize"
-PACKAGES = ("av", "isal", "numpy", "pillow", "pyarrow", "tokenizers", "torch")
+PACKAGES = (*("av", "isal", "numpy", "pillow", "pyarrow", "tokenizers", "torch", "torchvision"),)
 IMAGE_SUFFIX = "png"
 
 
@@ -67,9 +67,7 @@ def tokenise_sample(
             not as many as the media; or what the task, the family or `token_checks` refuses.
     """
     grids = [
-        family.media_grid(
-            *part.frames[0].size, len(part.frames) if part.interval else None, options
-        )
+        family.media_grid(*part.size, len(part.frames) if part.interval else None, options)
         for part in media
     ]
     for grid in grids:
