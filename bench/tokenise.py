@@ -54,7 +54,7 @@ def measure(samples: int = SAMPLES) -> dict[str, float]:
 
 
 def _tokenise(made: Sequence[Made], model: Path) -> dict[str, float]:
-    processor = _processor(model)
+    processor = processor_of(model)
     tokenizer = family.load_tokenizer(model)
     seconds = dict.fromkeys(("ours", "theirs", "our decoding", "their decoding", "floor"), 0.0)
     stored = 0
@@ -83,12 +83,11 @@ def _tokenise(made: Sequence[Made], model: Path) -> dict[str, float]:
 
 def _pipeline(made: Sequence[Made], model: Path, results: Path) -> dict[str, float]:
     filtered = write_filtered(results, made)
-    processor = _processor(model)
-    manifest = results / "tokens/mix/bench/manifest.json"
+    processor = processor_of(model)
     seconds = dict.fromkeys(("ours", "theirs", "decoding"), 0.0)
     _timed(seconds, "theirs", _count_and_pack, processor, made)
-    _timed(seconds, "ours", _run_tokenising, filtered, model, results)
-    _timed(seconds, "ours", _run_planning, manifest, results)
+    _timed(seconds, "ours", run_tokenising, filtered, model, results)
+    _timed(seconds, "ours", run_planning, results)
     for _, data in made:
         _timed(seconds, "decoding", _pictures, data)
     ours, theirs, decoding = seconds.values()
@@ -100,7 +99,8 @@ def _pipeline(made: Sequence[Made], model: Path, results: Path) -> dict[str, flo
     }
 
 
-def _processor(model: Path) -> Processor:
+def processor_of(model: Path) -> Processor:
+    """The processor of transformers that a model's folder has."""
     from transformers import AutoProcessor
 
     return AutoProcessor.from_pretrained(model)
@@ -124,6 +124,11 @@ def _members(sample: Any, pictures: Sequence[Pictures], tokenizer: Any) -> Any:
 
 def _images(data: bytes | None) -> list[Image.Image]:
     return [] if data is None else [Image.open(io.BytesIO(data)).convert("RGB")]
+
+
+def theirs_of(processor: Processor, sample: Any, data: bytes | None) -> Any:
+    """What the processor makes of a sample and its picture's file."""
+    return _theirs(processor, sample, _images(data))
 
 
 def _theirs(processor: Processor, sample: Any, images: list[Image.Image]) -> Any:
@@ -160,7 +165,8 @@ def _timed(seconds: dict[str, float], name: str, work: Callable[..., Any], *give
     return done
 
 
-def _run_tokenising(filtered: Path, model: Path, results: Path) -> None:
+def run_tokenising(filtered: Path, model: Path, results: Path) -> None:
+    """Tokenise all image shards of a dataset."""
     folder = results / "tokens/mix/bench"
     for shard in sorted(filtered.parent.glob("shard-*.tar")):
         tokenise_shard(
@@ -184,7 +190,8 @@ def _run_tokenising(filtered: Path, model: Path, results: Path) -> None:
     )
 
 
-def _run_planning(manifest: Path, results: Path) -> None:
+def run_planning(results: Path) -> Path:
+    """Plan an epoch of what `run_tokenising` wrote; returns the summary's path."""
     options = {
         **{"recipe": "bench", "stage": "plan", "method": "sft", "family": "qwen2_vl", "seed": 0},
         **{"mixture": [{"dataset": "mix", "percent": 100}], "steps": None, "epochs": 1.0},
@@ -192,20 +199,21 @@ def _run_planning(manifest: Path, results: Path) -> None:
     }
     folder = results / "plans"
     planning.write_plan(
-        [manifest],
+        [results / "tokens/mix/bench/manifest.json"],
         options,
         family,
         plan=folder / "plan.json",
         parquet=folder / "plan.parquet",
         rejects=folder / "rejects.jsonl",
     )
+    return folder / "plan.json"
 
 
 def _count_and_pack(processor: Processor, made: Sequence[Made]) -> list[int]:
     """Tokens of each pack, filled first fit."""
     packs: list[int] = []
     for sample, data in made:
-        length = _theirs(processor, sample, _images(data))["input_ids"].shape[1]
+        length = theirs_of(processor, sample, data)["input_ids"].shape[1]
         for number, filled in enumerate(packs):
             if filled + length <= MAX_LENGTH:
                 packs[number] += length
