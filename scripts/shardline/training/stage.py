@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
 from shardline import lean, registry
+from shardline.devices import repeatable
 from shardline.errors import Interrupted
 from shardline.files import naming_full_disk, read_json, sha256_file, write_json
 from shardline.hardware import Hardware, forwards
@@ -28,8 +28,8 @@ from shardline.training.trainer import PlanTrainer, StepTotals
 from shardline.training.tuning import apply_tuning, describe, kind, parameter_groups
 from shardline.training.weights import save_weights
 from shardline.versions import package_versions
+from shardline.vision_features import DTYPES, take_features
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PROBE_SAMPLES = 4
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "safetensors")
 
@@ -48,6 +48,8 @@ class Stage:
     code: str
     hardware: Hardware
     threads: int
+    features: Sequence[Path] = ()
+    """Manifests of the vision tower's outputs, where ``options`` has ``features``, their point."""
 
 
 def train(stage: Stage, stop: StopRequest) -> None:
@@ -79,6 +81,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
         ranks=ranks,
         micro_batch=micro_batch,
         accumulation=accumulation,
+        features=stage.features,
     )
     parity = _check_packing(stage, family, data, device, say) if rank == 0 else {}
     arguments = _arguments(stage, accumulation, steps)
@@ -126,6 +129,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
                 **counts,
                 "plan_sha256": sha256_file(stage.plan),
                 "model_sha256": sha256_file(stage.model_manifest),
+                **_features(stage),
                 "versions": package_versions(*PACKAGES),
             },
         )
@@ -171,7 +175,7 @@ def _check_packing(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """The packing gate on the first samples of the plan, with the bare base."""
-    model = family.load_model(stage.model, DTYPES[stage.options["precision"]], device)
+    model = _base(stage, family, device)
     samples = split(data[0], family)[:PROBE_SAMPLES]
     parity = gates.packing_parity(model, family, samples)
     say(
@@ -181,10 +185,18 @@ def _check_packing(
     return parity
 
 
+def _base(stage: Stage, family: Any, device: torch.device) -> torch.nn.Module:
+    """The model that the stage starts from."""
+    model = family.load_model(stage.model, DTYPES[stage.options["precision"]], device)
+    if stage.features:
+        take_features(model, family, stage.options["features"])
+    return model
+
+
 def _tuned(stage: Stage, family: Any, device: torch.device) -> torch.nn.Module:
     """The base, tuned as the stage asks: what is trained in full is in fp32."""
     options = stage.options
-    model = family.load_model(stage.model, DTYPES[options["precision"]], device)
+    model = _base(stage, family, device)
     for name, parameter in model.named_parameters():
         if options["tune"][family.module_of(name)]["mode"] == "full":
             parameter.data = parameter.data.float()
@@ -201,15 +213,7 @@ def _prepare(stage: Stage, ranks: int) -> torch.device:
     """Choose this rank's device and make what follows repeatable."""
     lean.quiet()
     torch.set_num_threads(max(1, stage.threads // ranks - stage.hardware.workers))
-    cuda = stage.hardware.device == "cuda"
-    if cuda:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    # Some CUDA kernels have no deterministic twin; those warn. Filling new memory with NaN to
-    # catch its use costs a tenth of a small model's step and changes no result.
-    torch.use_deterministic_algorithms(True, warn_only=cuda)
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    return repeatable(stage.hardware.device)
 
 
 def _arguments(stage: Stage, accumulation: int, steps: int) -> TrainingArguments:
@@ -293,6 +297,12 @@ def _record(stage: Stage, summary: Mapping[str, Any]) -> dict[str, Any]:
         "base": sha256_file(stage.model_manifest),
         "code": stage.code,
     }
+
+
+def _features(stage: Stage) -> dict[str, Any]:
+    """What the result says of features, if the stage trains on any."""
+    manifests = {path.as_posix(): sha256_file(path) for path in stage.features}
+    return {"features_sha256": manifests} if manifests else {}
 
 
 def _say(line: str) -> None:
