@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = "none"
     if tokens.has_media:
         lean.without(*lean.HEAVY)
+        lean.quiet()
         device, features = _encoded(tokens, options, arguments.model, hardware, arguments.threads)
     write_features(
         tokens,
@@ -74,11 +75,13 @@ def _encoded(
 ) -> tuple[str, Iterable[Features]]:
     """The name of the device, and the features of each sample."""
     from shardline.devices import device_name, repeatable
-    from shardline.vision_features import VisionTower, encode_all
+    from shardline.vision_features import DTYPES, VisionTower, encode_all
 
     device = repeatable(hardware.device)
     family = registry.load("families", options["family"], options.get("plugins", []))
-    tower = VisionTower(model, family, options["point"], options["precision"], device)
+    precision = options["precision"]
+    whole = family.load_model(model, DTYPES[precision], "cpu").eval()
+    tower = VisionTower(whole, family, options["point"], precision).to(device)
     at_once = threads if hardware.device == "cpu" else 1
     rows = encode_all(tokens.media(), tower, hardware.vision_patches, at_once)
     return device_name(hardware.device), rows

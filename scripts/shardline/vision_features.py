@@ -8,11 +8,11 @@ it, which the language model reads.
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,33 +49,42 @@ def vision_keywords(
 
 
 class VisionTower:
-    """The vision tower of a model, up to a point; callable from several threads."""
+    """The vision part of a model, up to a point; callable from several threads."""
 
-    def __init__(
-        self, folder: Path, family: Any, point: str, precision: str, device: torch.device | str
-    ) -> None:
-        """Load it.
+    def __init__(self, model: torch.nn.Module, family: Any, point: str, precision: str) -> None:
+        """Share the model's weights, but not those of its language model.
 
         Args:
             precision: ``fp32``, or ``bf16`` as training has it: weights and autocast.
         """
         self._family = family
-        self._device = torch.device(device)
         self._half = precision == "bf16"
-        model = family.load_model(folder, DTYPES[precision], "cpu").model
-        model.language_model = None  # the largest part, which nothing here runs
+        self._model = _twin(model.model, "language_model", None)
         if point == "tower":
-            owner, _, name = family.PROJECTOR.rpartition(".")
-            setattr(model.get_submodule(owner), name, _PassOn(family.MERGE**2))
-        self._model = model.to(self._device).eval().requires_grad_(False)
+            self._model = _twin(self._model, family.PROJECTOR, _PassOn(family.MERGE**2))
+
+    def to(self, device: torch.device) -> VisionTower:
+        """Move it to where it shall run."""
+        self._model.to(device)
+        return self
 
     def __call__(self, images: Sequence[torch.Tensor], grids: Sequence[Any]) -> list[torch.Tensor]:
         """Rows [visual tokens, width] of each medium; frames of a video are below one another."""
-        with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, self._half):
-            inputs = vision_keywords(self._family, images, grids, self._device)
+        device = next(self._model.parameters()).device
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, self._half):
+            inputs = vision_keywords(self._family, images, grids, device)
             output = self._model.get_image_features(**inputs, return_dict=True).pooler_output
         rows = torch.cat(list(output)).cpu()
         return list(rows.split([self._family.visual_tokens(grid) for grid in grids]))
+
+
+def _twin(module: torch.nn.Module, part: str, other: Any) -> torch.nn.Module:
+    """A module that shares everything with another but the part of this name."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    head, _, rest = part.partition(".")
+    twin._modules[head] = _twin(module._modules[head], rest, other) if rest else other
+    return twin
 
 
 class _PassOn(torch.nn.Module):

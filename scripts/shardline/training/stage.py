@@ -28,7 +28,7 @@ from shardline.training.trainer import PlanTrainer, StepTotals
 from shardline.training.tuning import apply_tuning, describe, kind, parameter_groups
 from shardline.training.weights import save_weights
 from shardline.versions import package_versions
-from shardline.vision_features import DTYPES, take_features
+from shardline.vision_features import DTYPES, VisionTower, take_features
 
 PROBE_SAMPLES = 4
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "safetensors")
@@ -83,7 +83,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
         accumulation=accumulation,
         features=stage.features,
     )
-    parity = _check_packing(stage, family, data, device, say) if rank == 0 else {}
+    checked = _check(stage, family, data, device, say) if rank == 0 else {}
     arguments = _arguments(stage, accumulation, steps)
     model = _tuned(stage, family, device)
     for line in describe(model, family, options["tune"]):
@@ -125,7 +125,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
                 "steps": done,
                 "first_loss": losses[0],
                 "final_loss": losses[-1],
-                "gates": {"packing_parity": parity, "freeze_audit": audit},
+                "gates": {**checked, "freeze_audit": audit},
                 **counts,
                 "plan_sha256": sha256_file(stage.plan),
                 "model_sha256": sha256_file(stage.model_manifest),
@@ -167,36 +167,41 @@ def _go(
     return step
 
 
-def _check_packing(
+def _check(
     stage: Stage,
     family: Any,
     data: PlanDataset,
     device: torch.device,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The packing gate on the first samples of the plan, with the bare base."""
-    model = _base(stage, family, device)
+    """The gates on the first samples of the plan, with the bare base."""
+    options = stage.options
+    model = family.load_model(stage.model, DTYPES[options["precision"]], device)
     samples = split(data[0], family)[:PROBE_SAMPLES]
-    parity = gates.packing_parity(model, family, samples)
+    passed = {}
+    if stage.features:
+        point = options["features"]
+        size = {"ranks": data.ranks, "micro_batch": data.micro_batch}
+        seen = PlanDataset(stage.results, stage.plan, stage.parquet, family, **size)
+        pictures = split(seen[0], family)[:PROBE_SAMPLES]
+        tower = VisionTower(model, family, point, options["precision"])
+        passed["features"] = gates.features_fit(tower, pictures, samples)
+        say(f"features: largest relative difference {passed['features']['max_difference']:.1e}")
+        take_features(model, family, point)
+    passed["packing_parity"] = gates.packing_parity(model, family, samples)
     say(
         f"packing parity of {len(samples)} samples: largest relative difference "
-        f"{parity['max_difference']:.1e}"
+        f"{passed['packing_parity']['max_difference']:.1e}"
     )
-    return parity
-
-
-def _base(stage: Stage, family: Any, device: torch.device) -> torch.nn.Module:
-    """The model that the stage starts from."""
-    model = family.load_model(stage.model, DTYPES[stage.options["precision"]], device)
-    if stage.features:
-        take_features(model, family, stage.options["features"])
-    return model
+    return passed
 
 
 def _tuned(stage: Stage, family: Any, device: torch.device) -> torch.nn.Module:
     """The base, tuned as the stage asks: what is trained in full is in fp32."""
     options = stage.options
-    model = _base(stage, family, device)
+    model = family.load_model(stage.model, DTYPES[options["precision"]], device)
+    if stage.features:
+        take_features(model, family, options["features"])
     for name, parameter in model.named_parameters():
         if options["tune"][family.module_of(name)]["mode"] == "full":
             parameter.data = parameter.data.float()
