@@ -153,6 +153,21 @@ def test_losses_and_gradients_are_those_of_the_pictures(case, point):
         assert (gradient - found[name]).norm() <= 1e-4 * gradient.norm() + 1e-6, name
 
 
+@pytest.mark.parametrize("point", POINTS)
+def test_in_bf16_the_stored_bits_are_those_of_the_forward(case, point):
+    options = {"family": case.name, "point": point, "precision": "bf16"}
+    manifests = [
+        compute(tokens, case.model, **options, name=f"{point}-bf16") for tokens in case.tokens
+    ]
+    plain, stored = case.data()[0], case.data(features=manifests)[0]
+    model, taking = (case.family.load_model(case.model, torch.bfloat16, "cpu") for _ in range(2))
+    take_features(taking, case.family, point)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = token_losses(model, case.family, plain)
+        found = token_losses(taking, case.family, stored)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2 * BF16)
+
+
 def test_adapters_checkpointing_padding_and_gates_work_with_features(case):
     tune = {"llm": LORA, "projector": LORA, "vision": FROZEN}
     tune = {name: {**part, "dropout": 0.0} if part is LORA else part for name, part in tune.items()}
