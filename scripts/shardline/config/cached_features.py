@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 
 from shardline.config.schema import Recipe, Stage, Tokens
 from shardline.errors import ConfigError
@@ -20,7 +21,9 @@ def chain(recipe: Recipe, stage: Stage) -> Iterator[Stage]:
         stage = stages.get(stage.init)
 
 
-def features_point(recipe: Recipe, stage: Stage, tokens: Tokens, where: str) -> str:
+def features_point(
+    recipe: Recipe, stage: Stage, tokens: Tokens, family: ModuleType, where: str
+) -> str:
     """``projected`` where the projector, too, stays as it is from the model on; else ``tower``.
 
     Args:
@@ -30,6 +33,11 @@ def features_point(recipe: Recipe, stage: Stage, tokens: Tokens, where: str) -> 
     Raises:
         ConfigError: the outputs are not the same each time, or not those of the model.
     """
+    if not hasattr(family, "stored_inputs"):
+        raise ConfigError(
+            f"{where}.cache_features = true: the family {recipe.family} cannot take features; "
+            "allowed: false"
+        )
     for one in chain(recipe, stage):
         if one.tune.vision:
             tuned = "tunes" if one is stage else f"starts from the stage {one.name!r}, which tunes"

@@ -128,7 +128,8 @@ class Project:
             )
         features = {}
         if stage.cache_features:
-            point = features_point(recipe, stage, tokens, where)
+            family = self.modules.load("families", recipe.family)
+            point = features_point(recipe, stage, tokens, family, where)
             data = self._add_features(name, recipe, stage, point, data)
             features = {"features": point}
         self.stage_data[key] = data
