@@ -69,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = arguments.options
     if options["method"] not in METHODS:
         raise ConfigError(f"method: {options['method']!r} is not one of {', '.join(METHODS)}")
+    if bool(options.get("features")) != bool(arguments.features):
+        raise ConfigError("--features: manifests go with the option `features`, their point")
     hardware = load_hardware(arguments.hardware)
     key = work_key(
         options, arguments.plan, arguments.model_manifest, arguments.code, arguments.features

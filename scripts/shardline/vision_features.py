@@ -141,7 +141,8 @@ def _batches(samples: Iterable[Sequence[Medium]], patches: int) -> Iterator[list
 
 def _encode(tower: Any, batch: Sequence[Sequence[Medium]]) -> list[Features]:
     media = [medium for sample in batch for medium in sample]
-    rows = iter(tower([medium.image for medium in media], [medium.grid for medium in media]))
+    images, grids = [medium.image for medium in media], [medium.grid for medium in media]
+    rows = iter(tower(images, grids) if media else [])
     return [[next(rows) for _ in sample] for sample in batch]
 
 

@@ -63,6 +63,7 @@ class Case:
             self.results, self.tokens, family=name, global_batch={"samples": 30}, max_length=1200
         )
         self._features = {}
+        self.rows = {}
 
     def features(self, point: str) -> list[Path]:
         """Manifests, computed once."""
@@ -101,6 +102,8 @@ def case(request, tmp_path_factory, shared_data):
 
 def rows_of(case: Case, point: str) -> list[tuple[dict, dict, dict]]:
     """Each row with its images, with fp32 features of them, and with those that are stored."""
+    if point in case.rows:
+        return case.rows[point]
     tower = VisionTower(case.load(), case.family, point, "fp32")
     plain, stored = case.data(), case.data(features=case.features(point))
     assert len(plain) == len(stored) and len(plain.plan.packs(0)) > 1
@@ -118,6 +121,7 @@ def rows_of(case: Case, point: str) -> list[tuple[dict, dict, dict]]:
         found.append((row, exact, packed))
     types = [set(row["media_types"]) for row, _, _ in found]
     assert set().union(*types) >= ({1} if case.name == "llava" else {1, 2})
+    case.rows[point] = found
     return found
 
 

@@ -55,7 +55,7 @@ def curve(project: Project) -> list[float]:
     return [float.fromhex(loss) for loss in _losses(project)]
 
 
-@pytest.mark.parametrize("point", TUNES)
+@pytest.mark.parametrize("point", ["tower", pytest.param("projected", marks=pytest.mark.slow)])
 def test_a_stage_learns_from_features_what_it_learns_from_pictures(
     fresh: Project, point: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
