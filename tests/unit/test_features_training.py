@@ -15,7 +15,7 @@ from tiny_project import FROZEN, FULL, LORA, Project
 
 import train_stage
 from feature_data import compute
-from shardline.errors import DataError, GateError
+from shardline.errors import ConfigError, DataError, GateError
 from shardline.files import read_json, sha256_file
 from shardline.training import outcome
 
@@ -98,6 +98,8 @@ def test_other_features_are_another_training_and_those_of_another_model_none(
 ) -> None:
     first = features(fresh, "projected")
     train_stage.main(arguments(fresh, "projected", first))
+    with pytest.raises(ConfigError, match="--features: manifests go with the option `features`"):
+        train_stage.main([*fresh.training(), "--features", str(first)])
     (key,) = (folder.name for folder in (fresh.stage / "work").iterdir())
     other = features(fresh, "projected", name="finer", preset="vision_patches: 1\n")
     train_stage.main(arguments(fresh, "projected", other))
