@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 from tokenizers import Tokenizer
 
 from shardline import paths
@@ -282,7 +281,7 @@ class Preview:
 
 def _scene(image: np.ndarray) -> Scene:
     """A resized image as a scene, losslessly: these are the pixels that the model gets."""
-    data = base64.b64encode(encode_png(Image.fromarray(image))).decode()
+    data = base64.b64encode(encode_png(image)).decode()
     height, width = image.shape[:2]
     return Scene(image=f"data:image/png;base64,{data}", width=width, height=height)
 
