@@ -1,7 +1,7 @@
 """Shardline: raw vision-language data to reported, fine-tuned models.
 
-Stages, each a file in rules/: sources, convert, score, filter, tokenize, plan, train, export, evaluate,
-report. Config: config/*.yaml, then your own --configfile. Hardware: a profile in profiles/.
+Stages, each a file in rules/: sources, convert, score, filter, tokenize, features, plan, train, export,
+evaluate, report. Config: config/*.yaml, then your own --configfile. Hardware: a profile in profiles/.
 """
 
 import sys
@@ -33,6 +33,7 @@ wildcard_constraints:
     model=r"\w+",
     benchmark=r"\w+",
     variant=r"[\w-]+",
+    features=r"[\w-]+",
     scores=r"[\w-]+",
     shard=r"\d{5}-[a-z0-9_-]+",
 
@@ -42,6 +43,7 @@ include: "rules/convert.smk"
 include: "rules/score.smk"
 include: "rules/filter.smk"
 include: "rules/tokenize.smk"
+include: "rules/features.smk"
 include: "rules/plan.smk"
 include: "rules/train.smk"
 include: "rules/export.smk"

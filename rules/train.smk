@@ -1,6 +1,7 @@
 """One training stage.
 
-Needs: its plan, the token shards behind it, and the model it starts from.
+Needs: its plan, the token shards behind it, the model it starts from, and with `cache_features` the
+features of its datasets.
 Makes: results/checkpoints/<recipe>/<stage>/result.json. Snakemake deletes declared outputs before
 a run, so the work folder beside it (work/<key>/) is not declared: it survives, and a training that
 was killed goes on from its last whole checkpoint.
@@ -15,6 +16,7 @@ checkpoint train_stage:
         upstream.judge_anew,
         plan="results/plans/{recipe}/{stage}.json",
         model=upstream.initial_model,
+        features=upstream.features,
     output:
         result="results/checkpoints/{recipe}/{stage}/result.json",
     log:
@@ -40,6 +42,7 @@ checkpoint train_stage:
             --results results \
             --model {params.model:q} \
             --model-manifest {input.model:q} \
+            --features {input.features:q} \
             --work results/checkpoints/{wildcards.recipe:q}/{wildcards.stage:q}/work \
             --code {params.code:q} \
             --hardware config/hardware/{params.hardware:q}.yaml \

@@ -12,12 +12,13 @@ Called by the rule train_stage, once a stage:
                     "schedule": {"name": "cosine", "warmup": 0.03}}' \\
         --plan results/plans/demo/sft.json --parquet results/plans/demo/sft.parquet \\
         --results results --model results/raw/models/tiny \\
-        --model-manifest results/raw/models/tiny.lock.json \\
+        --model-manifest results/raw/models/tiny.lock.json --features \\
         --work results/checkpoints/demo/sft/work --code 0123abcd \\
         --hardware config/hardware/cpu.yaml --threads 2 \\
         --result results/checkpoints/demo/sft/result.json
 
-in:  the plan, the token shards it names, the folder of the base model
+in:  the plan, the token shards it names, the folder of the base model; manifests of features,
+     if the options name a point at which they were taken
 out: work/<key>/run.json         what is trained
      work/<key>/metrics.jsonl    a line a step; tensorboard/ is a view of it
      work/<key>/checkpoint-<n>/  the last two; another run of the same key goes on from them
@@ -56,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, required=True, help="what paths are relative to")
     parser.add_argument("--model", type=Path, required=True, help="folder to start from")
     parser.add_argument("--model-manifest", type=Path, required=True, help="its lock or manifest")
+    parser.add_argument(
+        "--features", type=Path, nargs="*", default=[], help="manifests, one a dataset of the plan"
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder of the work folders")
     parser.add_argument("--code", required=True, help="fingerprint of this program's code")
     parser.add_argument("--hardware", type=Path, required=True, help="hardware preset (YAML)")
@@ -65,8 +69,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = arguments.options
     if options["method"] not in METHODS:
         raise ConfigError(f"method: {options['method']!r} is not one of {', '.join(METHODS)}")
+    if bool(options.get("features")) != bool(arguments.features):
+        raise ConfigError("--features: manifests go with the option `features`, their point")
     hardware = load_hardware(arguments.hardware)
-    key = work_key(options, arguments.plan, arguments.model_manifest, arguments.code)
+    key = work_key(
+        options, arguments.plan, arguments.model_manifest, arguments.code, arguments.features
+    )
     work = arguments.work / key
 
     def train(stop: StopRequest) -> None:
@@ -84,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 results=arguments.results,
                 model=arguments.model,
                 model_manifest=arguments.model_manifest,
+                features=arguments.features,
                 work=work,
                 code=arguments.code,
                 hardware=hardware,

@@ -1,8 +1,8 @@
 """What nothing refers to any more: work of other settings, unused variants, dead writers' files.
 
-Only folders under ``checkpoints/*/*/work``, ``filtered``, ``scores``, ``classifiers`` and
-``tokens``, temporary files and archives whose content is unpacked and locked are ever named here;
-other raw data, locks, results, reports and Snakemake's records are not.
+Only folders under ``checkpoints/*/*/work``, ``filtered``, ``scores``, ``classifiers``, ``tokens``
+and ``features``, temporary files and archives whose content is unpacked and locked are ever named
+here; other raw data, locks, results, reports and Snakemake's records are not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shardline.files import read_json, short_hash
 
 QUIET_SECONDS = 3600  # a writer on another machine touches its file more often than this
 _TEMPORARY = re.compile(r"^\..+\.(?P<pid>\d+)\.tmp$")
-_VARIANTS = ("filtered", "scores", "tokens")
+_VARIANTS = {"filtered": "*/*", "scores": "*/*", "tokens": "*/*", "features": "*/*/*"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def recipes_of_results(results: Path) -> set[str]:
 
 
 def unused_variants(project: Any, unknown: set[str], results: Path) -> Iterator[Waste]:
-    """Filtered, scored and tokenised variants that no recipe of the config names.
+    """Filtered, scored and tokenised variants and features that no recipe of the config names.
 
     Variants of datasets that a recipe in ``unknown`` planned with are kept.
     """
@@ -75,10 +75,11 @@ def unused_variants(project: Any, unknown: set[str], results: Path) -> Iterator[
         "filtered": set(project.decide),
         "scores": set(project.score_images),
         "tokens": set(project.tokenize),
+        "features": set(project.features),
     }
-    for kind in _VARIANTS:
-        for folder in sorted((results / kind).glob("*/*")):
-            key = (folder.parent.name, folder.name)
+    for kind, depth in _VARIANTS.items():
+        for folder in sorted((results / kind).glob(depth)):
+            key = folder.relative_to(results / kind).parts
             if folder.is_dir() and key not in known[kind] and key[0] not in kept:
                 yield Waste(folder, _size(folder), "no recipe of the config uses it")
 
@@ -136,11 +137,12 @@ def current_key(project: Any, recipe: str, stage: str) -> str | None:
     kind, name = project.initial_model(recipe, stage)
     model = paths.model_lock(name) if kind == "model" else paths.export(recipe, name, "merged")
     plan = Path(paths.plan(recipe, stage))
-    if not plan.is_file() or not Path(model).is_file():
+    features = [Path(manifest) for manifest in project.features_of(recipe, stage)]
+    if not all(file.is_file() for file in (plan, Path(model), *features)):
         return None
     options = project.train[recipe, stage]
     code = short_hash(dag.code("train_stage", options))
-    return work_key(options, plan, Path(model), code)
+    return work_key(options, plan, Path(model), code, features)
 
 
 def is_leased(folder: Path) -> bool:

@@ -31,6 +31,8 @@ class Hardware:
     checkpoint_every: int = 200
     """Steps between two checkpoints."""
     attention: Literal["auto"] = "auto"
+    vision_patches: int = 16_384
+    """Patches of a vision tower's forward, at most, where its outputs are computed once."""
     generation_batch: int = 32
     """Questions answered at a time."""
 
@@ -68,7 +70,14 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "gradient_checkpointing": (False, True),
     "attention": ("auto",),
 }
-LEAST = {"ranks": 1, "micro_batch": 1, "workers": 0, "checkpoint_every": 1, "generation_batch": 1}
+LEAST = {
+    "ranks": 1,
+    "micro_batch": 1,
+    "workers": 0,
+    "checkpoint_every": 1,
+    "vision_patches": 1,
+    "generation_batch": 1,
+}
 
 
 def _problem(key: str, value: Any) -> str:

@@ -58,6 +58,7 @@ def manifests_of_results(results: Path) -> list[Path]:
         *("raw/*.lock.json", "raw/models/*.lock.json", "converted/*/manifest.json"),
         *("classifiers/*.json", "scores/*/*/manifest.json"),
         *("filtered/*/*/decisions.json", "filtered/*/*/manifest.json", "tokens/*/*/manifest.json"),
+        "features/*/*/*/manifest.json",
         *("plans/*/*.json", "checkpoints/*/*/result.json", "models/*/*/*.json"),
     )
     return [path for pattern in patterns for path in sorted(results.glob(pattern))]
@@ -77,6 +78,7 @@ def manifests_of_recipe(project: Any, recipe: str) -> list[Path]:
     for key in project.decide:
         names += [paths.decisions(*key), paths.filtered(*key)]
     names += [paths.tokens(*key) for key in project.tokenize]
+    names += [paths.features(*key) for key in project.features]
     for stage in project.config.recipes[recipe].stages:
         names += [paths.plan(recipe, stage.name), paths.result(recipe, stage.name)]
         names += [

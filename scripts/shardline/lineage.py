@@ -82,6 +82,13 @@ class Lineage:
                 "changed since; run snakemake to train again, or restore the config"
             )
         plan = read_json(plan_file)
+        features = result.get("features_sha256", {})
+        for manifest, sha256 in features.items():
+            if not Path(manifest).is_file() or sha256_file(Path(manifest)) != sha256:
+                raise DataError(
+                    f"{manifest}: not the features that {result_file} was trained with: run "
+                    "snakemake to train again, or restore the config"
+                )
         datasets = sorted({shard["path"].split("/")[1] for shard in plan["shards"]})
         kind, name = self.project.initial_model(recipe, stage)
         start: Json = {"kind": kind, "name": name}
@@ -100,6 +107,14 @@ class Lineage:
             "samples_different": plan["distinct_samples"],
             "token_shards": [
                 {"path": shard["path"], "sha256": shard["sha256"]} for shard in plan["shards"]
+            ],
+            "features": [
+                {
+                    "path": manifest,
+                    "sha256": sha256,
+                    "devices": sorted({shard["device"] for shard in read_json(manifest)["shards"]}),
+                }
+                for manifest, sha256 in features.items()
             ],
             "sources": self.sources(datasets),
             "initialised_from": start,

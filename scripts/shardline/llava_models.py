@@ -29,6 +29,10 @@ from shardline.vicuna_chat import (
 if TYPE_CHECKING:
     import torch
 
+TOWER = "vision_tower"
+PROJECTOR = "multi_modal_projector"
+"""Names in the model's ``model``."""
+
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a model folder, from its ``tokenizer.json`` alone.

@@ -192,3 +192,16 @@ def vision_inputs(
     std = torch.tensor(IMAGE_STD, device=device)[:, None, None] * 255.0
     pixels = torch.cat(frames).to(torch.float32).sub_(mean).div_(std)
     return {"pixel_values": pixels.to(dtype)}
+
+
+def stored_inputs(
+    features: Sequence[torch.Tensor],
+    grids: Sequence[Grid],
+    device: torch.device | str,
+    types: Sequence[int],
+) -> dict[str, torch.Tensor]:
+    """What a forward that takes features reads: rows [visual tokens, width] where pixels are."""
+    import torch
+
+    moved = [part.to(device, non_blocking=True) for part in features]
+    return {"pixel_values": torch.cat(moved)} if moved else {}

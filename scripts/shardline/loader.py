@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from shardline.errors import ConfigError, DataError
+from shardline.features import FeatureReader
 from shardline.placeholders import media_types
 from shardline.plan_file import Place, read_plan
 from shardline.row_padding import pad_row, pad_samples
@@ -38,6 +39,7 @@ class PlanDataset(torch.utils.data.Dataset):
         ranks: int = 1,
         micro_batch: int = 1,
         accumulation: int | None = None,
+        features: Sequence[Path] = (),
     ) -> None:
         """Read the plan; shards are opened when their samples are read.
 
@@ -47,10 +49,12 @@ class PlanDataset(torch.utils.data.Dataset):
             rank, ranks: which part of each step this process takes.
             micro_batch: packs a row (they stay apart as the samples of one pack do).
             accumulation: rows a step and rank; by default as many as the fullest step needs.
+            features: manifests of the vision tower's outputs for the plan's datasets; given any,
+                rows have those in place of images, which are not read.
 
         Raises:
             ConfigError: the fullest step has more packs than ``ranks * accumulation`` rows hold.
-            DataError: the plan's files are damaged.
+            DataError: the plan's files are damaged, or a shard has no features.
         """
         self.plan = read_plan(plan, parquet)
         needed = -(-self.plan.summary["max_packs_per_step"] // (ranks * micro_batch))
@@ -67,7 +71,9 @@ class PlanDataset(torch.utils.data.Dataset):
         self.padded = self.plan.summary["packing"] == "none"
         fixed = self.plan.summary["fixed_shape"]
         self.row_length = micro_batch * self.plan.summary["max_length"] if fixed else None
-        self.reader = TokenReader(results, self.plan.summary["shards"])
+        shards = self.plan.summary["shards"]
+        self.reader = TokenReader(results, shards, pictures=not features)
+        self.features = FeatureReader(results, shards, features) if features else None
 
     def __len__(self) -> int:
         return self.plan.steps * self.accumulation
@@ -86,7 +92,8 @@ class PlanDataset(torch.utils.data.Dataset):
             sample, then the family's rows of positions; ``cu_seq_lens_q``, ``cu_seq_lens_k`` int32
             [samples + 1]; ``max_length_q``, ``max_length_k`` int; ``samples``: their ids; ``step``;
             ``loss_denominator``: supervised tokens of the whole step, over all ranks. Of each
-            medium: ``images``: uint8 [height, width, 3], the frames of a video one below the other;
+            medium: ``images``: uint8 [height, width, 3], the frames of a video one below the other
+            (or in their place ``features``: bfloat16 [visual tokens, width]);
             ``image_grid_thw`` int64 [media, 3]; ``media_types``: 1 for an image, 2 for a video;
             ``intervals``: seconds from frame to frame.
 
@@ -120,7 +127,7 @@ class PlanDataset(torch.utils.data.Dataset):
 
     def _row(self, places: Sequence[Place]) -> dict[str, Any]:
         input_ids, labels, positions, names = [], [], [], []
-        images, grids, types, intervals = [], [], [], []
+        media, grids, types, intervals = [], [], [], []
         for place in places:
             sample = self.reader.read(place.shard, place.row)
             try:
@@ -141,7 +148,10 @@ class PlanDataset(torch.utils.data.Dataset):
             input_ids.append(tokens[: place.length])
             labels.append(targets[: place.length])
             positions.append(placed[:, : place.length])
-            images += [torch.from_numpy(image) for image in sample.images]
+            if self.features:
+                media += self.features.read(place.shard, place.row)
+            else:
+                media += [torch.from_numpy(image) for image in sample.images]
             grids += sample.grids
             intervals += sample.intervals
             types += filter(None, media_types(sample.input_ids, self.placeholders).tolist())
@@ -160,7 +170,7 @@ class PlanDataset(torch.utils.data.Dataset):
             "cu_seq_lens_k": bounds,
             "max_length_q": max(lengths),
             "max_length_k": max(lengths),
-            "images": images,
+            "features" if self.features else "images": media,
             "image_grid_thw": torch.tensor(grids, dtype=torch.int64).reshape(-1, 3),
             "media_types": types,
             "intervals": intervals,

@@ -60,6 +60,11 @@ def tokens(dataset: str, variant: str) -> str:
     return f"{RESULTS}/tokens/{dataset}/{variant}/manifest.json"
 
 
+def features(dataset: str, variant: str, features: str) -> str:
+    """Manifest of a vision tower's outputs for a dataset's token shards."""
+    return f"{RESULTS}/features/{dataset}/{variant}/{features}/manifest.json"
+
+
 def plan(recipe: str, stage: str) -> str:
     """Summary of a stage's plan."""
     return f"{RESULTS}/plans/{recipe}/{stage}.json"

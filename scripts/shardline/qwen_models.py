@@ -28,6 +28,9 @@ from shardline.qwen_vision import MERGE, PATCH, TEMPORAL_PATCH
 if TYPE_CHECKING:
     import torch
 
+TOWER = "visual"
+PROJECTOR = "visual.merger"
+"""The vision tower and its last part, by their names in the model's ``model``."""
 FIXED = {"patch_size": PATCH, "spatial_merge_size": MERGE, "temporal_patch_size": TEMPORAL_PATCH}
 
 

@@ -9,7 +9,7 @@ Nothing here imports torch before a function that needs it is called.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -186,20 +186,47 @@ def vision_inputs(
         in fp32 bit-equal to the HF processor's, if there are images; the same as
         ``pixel_values_videos`` and ``video_grid_thw``, if there are videos.
     """
+    types = [1] * len(images) if types is None else types
+
+    def pixels(chosen: Sequence[torch.Tensor], sizes: Sequence[Grid]) -> torch.Tensor:
+        patches = [_patches(picture, grid) for picture, grid in zip(chosen, sizes, strict=True)]
+        return _normalised(patches, device, dtype)
+
+    return _by_kind(images, grids, device, types, pixels)
+
+
+def stored_inputs(
+    features: Sequence[torch.Tensor],
+    grids: Sequence[Grid],
+    device: torch.device | str,
+    types: Sequence[int],
+) -> dict[str, torch.Tensor]:
+    """What a forward that takes features reads: rows [visual tokens, width] where pixels are."""
     import torch
 
-    types = [1] * len(images) if types is None else types
+    return _by_kind(features, grids, device, types, lambda chosen, _: torch.cat(chosen))
+
+
+def _by_kind(
+    media: Sequence[torch.Tensor],
+    grids: Sequence[Grid],
+    device: torch.device | str,
+    types: Sequence[int],
+    joined: Callable[[list[torch.Tensor], list[Grid]], torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """Images and videos under the names of the forward's keywords."""
+    import torch
+
     inputs = {}
-    for kind, pixels, sizes in (
+    for kind, values, sizes in (
         (1, "pixel_values", "image_grid_thw"),
         (2, "pixel_values_videos", "video_grid_thw"),
     ):
         chosen = [number for number, this in enumerate(types) if this == kind]
         if chosen:
-            raw = [images[number].to(device, non_blocking=True) for number in chosen]
+            moved = [media[number].to(device, non_blocking=True) for number in chosen]
             sizes_of = [grids[number] for number in chosen]
-            patches = [_patches(picture, grid) for picture, grid in zip(raw, sizes_of, strict=True)]
-            inputs[pixels] = _normalised(patches, device, dtype)
+            inputs[values] = joined(moved, sizes_of)
             inputs[sizes] = torch.tensor(sizes_of, dtype=torch.int64, device=device)
     return inputs
 

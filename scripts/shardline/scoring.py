@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from shardline import registry
+from shardline.devices import device_name
 from shardline.errors import ConfigError, DataError
 from shardline.files import (
     file_entry,
@@ -200,15 +201,6 @@ def read_scores(manifest: Path) -> Scores:
         _, *rows = read_jsonl(path)
         scores |= {row.pop("sha256"): row for row in rows}
     return scores
-
-
-def device_name(device: str) -> str:
-    """The device as people call it: ``cpu``, or the name of the GPU."""
-    if device == "cpu":
-        return "cpu"
-    import torch
-
-    return torch.cuda.get_device_name()
 
 
 def _checked(scores: Mapping[str, float], where: str, scorer: str) -> dict[str, float]:

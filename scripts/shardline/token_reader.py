@@ -38,13 +38,19 @@ class StoredSample:
 class TokenReader:
     """Reads samples by shard and row; files are opened when first needed, in each process anew."""
 
-    def __init__(self, results: Path, shards: Sequence[Mapping[str, Any]]) -> None:
+    remedy = "tokenise this shard again"
+
+    def __init__(
+        self, results: Path, shards: Sequence[Mapping[str, Any]], pictures: bool = True
+    ) -> None:
         """Remember where the shards are.
 
         Args:
             results: the folder that the shards' paths are relative to.
             shards: a plan's: ``path``, ``index``, ``bytes``, ``index_sha256`` of each.
+            pictures: False: samples come without images.
         """
+        self.pictures = pictures
         self.results = results
         self.shards = shards
         self._indexes: dict[int, ShardIndex] = {}
@@ -73,7 +79,7 @@ class TokenReader:
                     time.sleep(WAIT * 2**attempt)
         raise DataError(
             f"{self._path(shard)}: sample {name} (row {row}) cannot be read after {ATTEMPTS} "
-            f"attempts: {problem}; check the disk, or tokenise this shard again"
+            f"attempts: {problem}; check the disk, or {self.remedy}"
         )
 
     def close(self) -> None:
@@ -85,7 +91,7 @@ class TokenReader:
         images, arrays = [], {}
         descriptor = self._file(shard)
         for suffix, (offset, size) in index.places(row).items():
-            if suffix.endswith(".png") or suffix.endswith(".npy"):
+            if (suffix.endswith(".png") and self.pictures) or suffix.endswith(".npy"):
                 data = os.pread(descriptor, size, offset)
                 if len(data) != size:
                     raise OSError(f"{len(data)} of {size} bytes of {suffix} were read")
@@ -123,7 +129,7 @@ class TokenReader:
             os.close(descriptor)
             raise DataError(
                 f"{path}: has {size} bytes, the plan knows {self.shards[shard]['bytes']}; the file "
-                "is not whole or was replaced: tokenise this shard again"
+                f"is not whole or was replaced: {self.remedy}"
             )
         self._files[shard] = descriptor
         if len(self._files) > OPEN_SHARDS:

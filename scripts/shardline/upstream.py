@@ -144,6 +144,38 @@ class Upstream:
         data = self._project.stage_data[wildcards.recipe, wildcards.stage]
         return [paths.tokens(entry.dataset, entry.tokens) for entry in data]
 
+    def features_model(self, wildcards):
+        """Lock of the model whose vision tower features are of."""
+        return paths.model_lock(self._project.model_of["features", wildcards.features])
+
+    def token_shard(self, wildcards):
+        """One token shard, judged not by its time but by `token_shard_hash`."""
+        folder = f"{paths.RESULTS}/tokens/{wildcards.dataset}/{wildcards.variant}"
+        return ancient(f"{folder}/shard-{wildcards.shard}.tar")
+
+    def token_shard_hash(self, wildcards):
+        """Hash of one token shard."""
+        return self._listed_tokens(wildcards).get(wildcards.shard)
+
+    def feature_shards(self, wildcards):
+        """The features of all token shards of a token variant."""
+        names = (wildcards.dataset, wildcards.variant, wildcards.features)
+        folder = paths.features(*names).removesuffix("/manifest.json")
+        return [f"{folder}/shard-{shard}.tar" for shard in self._listed_tokens(wildcards)]
+
+    def _listed_tokens(self, wildcards) -> dict[str, str]:
+        gate = self._gates.write_token_manifest.get(
+            dataset=wildcards.dataset, variant=wildcards.variant
+        )
+        return {
+            entry["name"].removeprefix("shard-").removesuffix(".tar"): entry["sha256"]
+            for entry in read_json(gate.output.manifest)["shards"]
+        }
+
+    def features(self, wildcards):
+        """Manifests of the features that a stage trains on; none if it runs its vision tower."""
+        return self._project.features_of(wildcards.recipe, wildcards.stage)
+
     def initial_model(self, wildcards):
         """Lock of the base model, or merged export of the stage, that a stage starts from."""
         kind, name = self._project.initial_model(wildcards.recipe, wildcards.stage)

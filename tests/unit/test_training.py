@@ -238,9 +238,9 @@ def test_what_cannot_be_trained_is_refused(fresh: Project, changes: dict, messag
         train_stage.main(fresh.training(**changes))
 
 
-def _start(project: Project, **changes) -> subprocess.Popen[str]:
+def _start(project: Project, *words: str, **changes) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "scripts/train_stage.py", *project.training(**changes)],
+        [sys.executable, "scripts/train_stage.py", *project.training(**changes), *words],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

@@ -11,11 +11,11 @@ from shardline import folders
 from shardline.classifier import labelled, network
 from shardline.classifier.learning import Training, say
 from shardline.classifier.pixels import stored_squares
+from shardline.devices import device_name
 from shardline.files import file_entry, sha256_file, short_hash, write_json
 from shardline.hardware import Hardware
 from shardline.lease import beside, lease
 from shardline.parallel import Workers
-from shardline.scoring import device_name
 from shardline.versions import package_versions
 
 KEY_DIGITS = 12

@@ -139,6 +139,10 @@ def model_texts(found: Json) -> list[str]:
             ("shard", f"{shard['path']}  sha256 {shard['sha256']}")
             for shard in found["token_shards"]
         ),
+        *(
+            ("features", f"{file['path']}  sha256 {file['sha256']}  {', '.join(file['devices'])}")
+            for file in found["features"]
+        ),
     ]
     text = f"model {found['recipe']}/{found['stage']}\n{table(rows, indent='  ')}\n"
     start = found["initialised_from"]

@@ -7,13 +7,14 @@ Each rule has one table, keyed by its wildcards; the value is the plain data its
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from shardline import folders, locks, paths
+from shardline.config.cached_features import chain, features_point
 from shardline.config.filter_chain import UsedScorer, check_filters
 from shardline.config.modules import Modules
 from shardline.config.report_options import report_options
@@ -37,6 +38,7 @@ class StageData:
     share: dict[str, float]
     filtered: str
     tokens: str
+    features: str | None = None
 
 
 class Project:
@@ -61,6 +63,7 @@ class Project:
         self.filter_of: dict[tuple[str, str], str] = {}
         self.fetch_model: dict[tuple[str], Options] = {}
         self.build_model: dict[tuple[str], Options] = {}
+        self.features: dict[tuple[str, str, str], Options] = {}
         self.plan: dict[tuple[str, str], Options] = {}
         self.plan_validation: dict[tuple[str, str], Options] = {}
         self.train: dict[tuple[str, str], Options] = {}
@@ -119,6 +122,16 @@ class Project:
                 )
             )
         key = (name, stage.name)
+        if stage.init.startswith(("hub://", "folder:")):
+            self.model_of[name, f"init of {stage.name}"] = self._add_model(
+                stage.init, recipe, where
+            )
+        features = {}
+        if stage.cache_features:
+            family = self.modules.load("families", recipe.family)
+            point = features_point(recipe, stage, tokens, family, where)
+            data = self._add_features(name, recipe, stage, point, data)
+            features = {"features": point}
         self.stage_data[key] = data
         self.plan[key] = {
             "recipe": name,
@@ -154,6 +167,7 @@ class Project:
             "tune": tune_options(stage.tune),
             "optimizer": stage.optimizer.model_dump(mode="json"),
             "schedule": stage.schedule.model_dump(),
+            **features,
             "env_epoch": recipe.env_epoch,
             "plugins": self.modules.plugins_of(families=[recipe.family]),
         }
@@ -165,10 +179,6 @@ class Project:
         }
         if stage.is_lora:
             self.adapter[key] = {}
-        if stage.init.startswith(("hub://", "folder:")):
-            self.model_of[name, f"init of {stage.name}"] = self._add_model(
-                stage.init, recipe, where
-            )
 
     def _add_dataset(self, name: str, where: str):
         if name not in self.config.datasets:
@@ -237,6 +247,30 @@ class Project:
         self.filter_of[dataset, variant] = filtered
         self.model_of["tokens", variant] = base
         return variant
+
+    def _add_features(
+        self, name: str, recipe: Recipe, stage: Stage, point: str, data: list[StageData]
+    ) -> list[StageData]:
+        """The stage's data with features of the model that its chain of stages starts from."""
+        *_, first = chain(recipe, stage)
+        _, model = self.initial_model(name, first.name)
+        options = {
+            "family": recipe.family,
+            "point": point,
+            "precision": stage.precision,
+            "plugins": self.modules.plugins_of(families=[recipe.family]),
+        }
+        variant = f"{point}-{short_hash({**options, 'plugins': [], 'model': model})}"
+        self.model_of["features", variant] = model
+        for one in data:
+            key = (one.dataset, one.tokens, variant)
+            self.features[key] = {**options, "env_epoch": recipe.env_epoch}
+        return [replace(one, features=variant) for one in data]
+
+    def features_of(self, recipe: str, stage: str) -> list[str]:
+        """Manifests of the features that a stage trains on, in the order of its data."""
+        data = self.stage_data[recipe, stage]
+        return [paths.features(d.dataset, d.tokens, d.features) for d in data if d.features]
 
     def _add_model(self, source: str, recipe: Recipe, where: str) -> str:
         if source.startswith("init:"):

@@ -417,6 +417,11 @@ class Stage(Strict):
         description="share of a dataset's samples that may be unusable (not: too long) before the "
         "plan fails",
     )
+    cache_features: bool = Field(
+        default=False,
+        description="compute the outputs of the vision tower once and train without it; it must "
+        "be frozen, and `tokens` without `crop`",
+    )
     precision: Literal["bf16", "fp32"] = "bf16"
     optimizer: Optimizer = Field(default_factory=Optimizer)
     schedule: Schedule = Field(default_factory=Schedule)

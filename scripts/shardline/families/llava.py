@@ -9,6 +9,8 @@ Nothing here imports torch or transformers before a function that needs them is 
 from __future__ import annotations
 
 from shardline.llava_models import (
+    PROJECTOR,
+    TOWER,
     build_model,
     check_model,
     load_model,
@@ -29,6 +31,7 @@ from shardline.llava_vision import (
     positions,
     resize,
     seen_size,
+    stored_inputs,
     vision_inputs,
     visual_tokens,
 )
@@ -50,7 +53,9 @@ __all__ = [
     "MERGE",
     "PATCH",
     "PLACEHOLDERS",
+    "PROJECTOR",
     "SPECIAL_TOKENS",
+    "TOWER",
     "UNUSABLE_ANSWERS",
     "Merging",
     "build_model",
@@ -71,6 +76,7 @@ __all__ = [
     "resize",
     "seen_size",
     "set_image_limits",
+    "stored_inputs",
     "train_tokenizer",
     "vision_inputs",
     "visual_tokens",

@@ -24,7 +24,14 @@ from shardline.qwen_chat import (
     render,
     train_tokenizer,
 )
-from shardline.qwen_models import load_tokenizer, lora_targets, module_of, set_image_limits
+from shardline.qwen_models import (
+    PROJECTOR,
+    TOWER,
+    load_tokenizer,
+    lora_targets,
+    module_of,
+    set_image_limits,
+)
 from shardline.qwen_vision import (
     MERGE,
     PATCH,
@@ -37,6 +44,7 @@ from shardline.qwen_vision import (
     resize,
     resize_image,
     seen_size,
+    stored_inputs,
     vision_inputs,
     visual_tokens,
 )
@@ -51,7 +59,9 @@ __all__ = [
     "MERGE",
     "PATCH",
     "PLACEHOLDERS",
+    "PROJECTOR",
     "SPECIAL_TOKENS",
+    "TOWER",
     "build_model",
     "chat_template",
     "check_model",
@@ -71,6 +81,7 @@ __all__ = [
     "resize_image",
     "seen_size",
     "set_image_limits",
+    "stored_inputs",
     "train_tokenizer",
     "vision_inputs",
     "visual_tokens",

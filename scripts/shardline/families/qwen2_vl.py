@@ -21,7 +21,14 @@ from shardline.qwen_chat import (
     render,
     train_tokenizer,
 )
-from shardline.qwen_models import load_tokenizer, lora_targets, module_of, set_image_limits
+from shardline.qwen_models import (
+    PROJECTOR,
+    TOWER,
+    load_tokenizer,
+    lora_targets,
+    module_of,
+    set_image_limits,
+)
 from shardline.qwen_vision import (
     MERGE,
     PATCH,
@@ -34,6 +41,7 @@ from shardline.qwen_vision import (
     resize,
     resize_image,
     seen_size,
+    stored_inputs,
     vision_inputs,
     visual_tokens,
 )
@@ -47,7 +55,9 @@ __all__ = [
     "MERGE",
     "PATCH",
     "PLACEHOLDERS",
+    "PROJECTOR",
     "SPECIAL_TOKENS",
+    "TOWER",
     "build_model",
     "chat_template",
     "check_model",
@@ -67,6 +77,7 @@ __all__ = [
     "resize_image",
     "seen_size",
     "set_image_limits",
+    "stored_inputs",
     "train_tokenizer",
     "vision_inputs",
     "visual_tokens",

@@ -15,6 +15,7 @@ from shardline.training.packs import Row, join, stock_losses, supervised, token_
 from shardline.training.tuning import MODULES, Tune
 
 TOLERANCE = 1e-4  # relative, fp32
+FIT = 0.05  # relative; bfloat16 rounds by 0.002, kernels of other devices add to it
 LAYERS = 2  # blocks a tower of the probe: a leak shows in the first
 
 
@@ -92,6 +93,41 @@ def _first_blocks(model: torch.nn.Module, layers: int) -> Iterator[None]:
     finally:
         for owner, name, stack in stacks:
             setattr(owner, name, stack)
+
+
+def features_fit(
+    tower: Any, pictures: Sequence[Row], stored: Sequence[Row], tolerance: float = FIT
+) -> dict[str, Any]:
+    """Compare stored features with those that the model's own vision tower gives now.
+
+    Args:
+        tower: a `VisionTower` of the model, to the point at which the features were taken.
+        pictures, stored: the same samples, with their images and with their features.
+
+    Returns:
+        ``{"passed": True, "max_difference", "tolerance"}``, the norm of a medium's difference
+        relative to that of its features; 0 where no sample has a medium.
+
+    Raises:
+        GateError: a difference is over the tolerance.
+    """
+    worst = 0.0
+    for place, (seen, read) in enumerate(zip(pictures, stored, strict=True), start=1):
+        if not seen["media_types"]:
+            continue
+        computed = tower(seen["images"], seen["image_grid_thw"].tolist())
+        pairs = zip(computed, read["features"], strict=True)
+        for number, (now, then) in enumerate(pairs, start=1):
+            difference = (now.float() - then.float()).norm() / now.float().norm().clamp_min(1e-12)
+            worst = max(worst, difference.item())
+            if not difference <= tolerance:
+                raise GateError(
+                    f"features: those of medium {number} of sample {place} differ by "
+                    f"{difference:.2g} (relative) from what the model's vision tower gives; "
+                    f"allowed is {tolerance:g}. They are of another model: remove their folder and "
+                    "run snakemake"
+                )
+    return {"passed": True, "max_difference": worst, "tolerance": tolerance}
 
 
 Digests = dict[str, dict[str, str]]

@@ -13,11 +13,14 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from shardline.attention import no_mask, vision_segments
+from shardline.attention import no_mask
+from shardline.vision_features import vision_keywords
 
 IGNORED = -100
 TEXT = ("input_ids", "labels", "mm_token_type_ids", "position_ids")
 """What a row has one of for each token, in the last dimension."""
+MEDIA = ("images", "features", "media_types", "intervals")
+"""What a row may have a list of, one for each medium."""
 
 Row = dict[str, Any]
 
@@ -72,7 +75,7 @@ def stock_losses(model: torch.nn.Module, family: Any, row: Row) -> torch.Tensor:
     device = next(model.parameters()).device
     places = supervised(row)
     inputs = {"input_ids": row["input_ids"].to(device)}
-    if row["images"]:
+    if row["media_types"]:
         inputs |= _vision(family, row, device, segments=False)
         token_types = row["mm_token_type_ids"].to(device)
         inputs |= family.position_inputs(token_types, row["media_types"], row["intervals"])
@@ -87,15 +90,12 @@ def _vision(family: Any, row: Row, device: torch.device, segments: bool = True) 
     Args:
         segments: tell the vision tower its segments at once, where the family has them.
     """
-    if not row["images"]:
+    if not row["media_types"]:
         return {}
     grids, types = row["image_grid_thw"].tolist(), row["media_types"]
-    inputs = family.vision_inputs(row["images"], grids, device, torch.float32, types)
-    if segments and family.ATTENDS_WITHIN_FRAMES:
-        for kind, name in enumerate(("image", "video"), start=1):
-            if chosen := [grid for grid, this in zip(grids, types, strict=True) if this == kind]:
-                inputs |= vision_segments(chosen, device, name)
-    return inputs
+    if "features" in row:
+        return family.stored_inputs(row["features"], grids, device, types)
+    return vision_keywords(family, row["images"], grids, device, types, segments)
 
 
 def split(row: Row, family: Any) -> list[Row]:
@@ -110,27 +110,19 @@ def split(row: Row, family: Any) -> list[Row]:
         while visual > 0:
             visual -= family.visual_tokens(grids[taken])
             taken += 1
-        images = {
-            "images": row["images"][first:taken],
-            "image_grid_thw": row["image_grid_thw"][first:taken],
-            "media_types": row["media_types"][first:taken],
-            "intervals": row["intervals"][first:taken],
-        }
-        samples.append(_bounded(tokens | images, [stop - start]))
+        names = ("image_grid_thw", *MEDIA)
+        media = {name: row[name][first:taken] for name in names if name in row}
+        samples.append(_bounded(tokens | media, [stop - start]))
     return samples
 
 
 def join(rows: Sequence[Row]) -> Row:
     """Several rows as one, whose samples stay apart."""
     tokens = {name: torch.cat([row[name] for row in rows], dim=-1) for name in TEXT}
-    images = {
-        "images": [image for row in rows for image in row["images"]],
-        "image_grid_thw": torch.cat([row["image_grid_thw"] for row in rows]),
-        "media_types": [kind for row in rows for kind in row["media_types"]],
-        "intervals": [interval for row in rows for interval in row["intervals"]],
-    }
+    media = {name: [one for row in rows for one in row[name]] for name in MEDIA if name in rows[0]}
+    media["image_grid_thw"] = torch.cat([row["image_grid_thw"] for row in rows])
     lengths = [length for row in rows for length in row["cu_seq_lens_q"].diff().tolist()]
-    return _bounded(tokens | images, lengths)
+    return _bounded(tokens | media, lengths)
 
 
 def _bounded(row: Row, lengths: Sequence[int]) -> Row:

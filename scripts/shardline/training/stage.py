@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
 from shardline import lean, registry
+from shardline.devices import repeatable
 from shardline.errors import Interrupted
 from shardline.files import naming_full_disk, read_json, sha256_file, write_json
 from shardline.hardware import Hardware, forwards
@@ -28,8 +28,8 @@ from shardline.training.trainer import PlanTrainer, StepTotals
 from shardline.training.tuning import apply_tuning, describe, kind, parameter_groups
 from shardline.training.weights import save_weights
 from shardline.versions import package_versions
+from shardline.vision_features import DTYPES, VisionTower, take_features
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PROBE_SAMPLES = 4
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "safetensors")
 
@@ -48,6 +48,8 @@ class Stage:
     code: str
     hardware: Hardware
     threads: int
+    features: Sequence[Path] = ()
+    """Manifests of the vision tower's outputs, where ``options`` has ``features``, their point."""
 
 
 def train(stage: Stage, stop: StopRequest) -> None:
@@ -79,8 +81,9 @@ def train(stage: Stage, stop: StopRequest) -> None:
         ranks=ranks,
         micro_batch=micro_batch,
         accumulation=accumulation,
+        features=stage.features,
     )
-    parity = _check_packing(stage, family, data, device, say) if rank == 0 else {}
+    checked = _check(stage, family, data, device, say) if rank == 0 else {}
     arguments = _arguments(stage, accumulation, steps)
     model = _tuned(stage, family, device)
     for line in describe(model, family, options["tune"]):
@@ -122,10 +125,11 @@ def train(stage: Stage, stop: StopRequest) -> None:
                 "steps": done,
                 "first_loss": losses[0],
                 "final_loss": losses[-1],
-                "gates": {"packing_parity": parity, "freeze_audit": audit},
+                "gates": {**checked, "freeze_audit": audit},
                 **counts,
                 "plan_sha256": sha256_file(stage.plan),
                 "model_sha256": sha256_file(stage.model_manifest),
+                **_features(stage),
                 "versions": package_versions(*PACKAGES),
             },
         )
@@ -163,28 +167,41 @@ def _go(
     return step
 
 
-def _check_packing(
+def _check(
     stage: Stage,
     family: Any,
     data: PlanDataset,
     device: torch.device,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The packing gate on the first samples of the plan, with the bare base."""
-    model = family.load_model(stage.model, DTYPES[stage.options["precision"]], device)
+    """The gates on the first samples of the plan, with the bare base."""
+    options = stage.options
+    model = family.load_model(stage.model, DTYPES[options["precision"]], device)
     samples = split(data[0], family)[:PROBE_SAMPLES]
-    parity = gates.packing_parity(model, family, samples)
+    passed = {}
+    if stage.features:
+        point = options["features"]
+        size = {"ranks": data.ranks, "micro_batch": data.micro_batch}
+        seen = PlanDataset(stage.results, stage.plan, stage.parquet, family, **size)
+        pictures = split(seen[0], family)[:PROBE_SAMPLES]
+        tower = VisionTower(model, family, point, options["precision"])
+        passed["features"] = gates.features_fit(tower, pictures, samples)
+        say(f"features: largest relative difference {passed['features']['max_difference']:.1e}")
+        take_features(model, family, point)
+    passed["packing_parity"] = gates.packing_parity(model, family, samples)
     say(
         f"packing parity of {len(samples)} samples: largest relative difference "
-        f"{parity['max_difference']:.1e}"
+        f"{passed['packing_parity']['max_difference']:.1e}"
     )
-    return parity
+    return passed
 
 
 def _tuned(stage: Stage, family: Any, device: torch.device) -> torch.nn.Module:
     """The base, tuned as the stage asks: what is trained in full is in fp32."""
     options = stage.options
     model = family.load_model(stage.model, DTYPES[options["precision"]], device)
+    if stage.features:
+        take_features(model, family, options["features"])
     for name, parameter in model.named_parameters():
         if options["tune"][family.module_of(name)]["mode"] == "full":
             parameter.data = parameter.data.float()
@@ -201,15 +218,7 @@ def _prepare(stage: Stage, ranks: int) -> torch.device:
     """Choose this rank's device and make what follows repeatable."""
     lean.quiet()
     torch.set_num_threads(max(1, stage.threads // ranks - stage.hardware.workers))
-    cuda = stage.hardware.device == "cuda"
-    if cuda:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    # Some CUDA kernels have no deterministic twin; those warn. Filling new memory with NaN to
-    # catch its use costs a tenth of a small model's step and changes no result.
-    torch.use_deterministic_algorithms(True, warn_only=cuda)
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    return repeatable(stage.hardware.device)
 
 
 def _arguments(stage: Stage, accumulation: int, steps: int) -> TrainingArguments:
@@ -293,6 +302,12 @@ def _record(stage: Stage, summary: Mapping[str, Any]) -> dict[str, Any]:
         "base": sha256_file(stage.model_manifest),
         "code": stage.code,
     }
+
+
+def _features(stage: Stage) -> dict[str, Any]:
+    """What the result says of features, if the stage trains on any."""
+    manifests = {path.as_posix(): sha256_file(path) for path in stage.features}
+    return {"features_sha256": manifests} if manifests else {}
 
 
 def _say(line: str) -> None:

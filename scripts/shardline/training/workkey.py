@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,13 @@ from shardline.files import sha256_file, short_hash
 DIGITS = 12
 
 
-def work_key(options: Mapping[str, Any], plan: Path, model: Path, code: str) -> str:
+def work_key(
+    options: Mapping[str, Any],
+    plan: Path,
+    model: Path,
+    code: str,
+    features: Sequence[Path] = (),
+) -> str:
     """A short name that equals another's exactly if the two trainings are the same.
 
     Args:
@@ -19,6 +25,7 @@ def work_key(options: Mapping[str, Any], plan: Path, model: Path, code: str) -> 
         plan: the plan's JSON summary, which has the hash of its table.
         model: manifest of the weights that the stage starts from.
         code: fingerprint of the training program.
+        features: manifests of what is read in place of pictures.
     """
     parts = {
         "options": options,
@@ -26,4 +33,6 @@ def work_key(options: Mapping[str, Any], plan: Path, model: Path, code: str) -> 
         "model": sha256_file(model),
         "code": code,
     }
+    if features:
+        parts["features"] = [sha256_file(manifest) for manifest in features]
     return short_hash(parts, DIGITS)
