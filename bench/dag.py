@@ -1,0 +1,137 @@
+"""How long Snakemake takes over a finished project of 20 million samples: 2,000 shards a stage.
+
+A small dataset goes through the real stages up to its plan. Its shards are then multiplied by name,
+without their content, Snakemake records them as made, and a run that finds nothing to do is timed:
+reading rules and manifests, building the graph, judging every job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shardline.files import read_json, write_json
+
+SHARDS = 2000
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("Snakefile", "rules", "scripts", "config", "profiles", "envs")
+CONFIG = {
+    "datasets": {
+        "large": {
+            **{
+                "source": "generate:screens",
+                "source_options": {
+                    "screens": 8,
+                    "layout": "showui",
+                    "seed": 1,
+                    "themes": ["night"],
+                },
+            },
+            **{"format": "showui", "frame": "unit_xyxy", "licence": "cc0-1.0"},
+        }
+    },
+    "recipes": {
+        "large": {
+            "family": "qwen2_vl",
+            "base": "init:config/models/tiny_qwen2_vl.json",
+            "train": ["large"],
+            "filters": ["dedup"],
+            "tokens": {"task": "grounding"},
+            "stages": [
+                {
+                    **{"name": "sft", "tune": {"llm": {"full": True, "lr": 1e-3}}, "steps": 1},
+                    **{"global_batch": {"samples": 1}, "max_length": 4096},
+                }
+            ],
+        }
+    },
+    "build": ["large"],
+}
+FIRST = "00000"  # number of the shard that is there
+FOLDERS = ("converted/large", "filtered/large/*", "tokens/large/*")
+
+
+def measure(shards: int = SHARDS) -> dict[str, float]:
+    """Jobs in the graph, seconds and memory (MB) of a run that finds nothing to do."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in PARTS:
+            if (ROOT / part).is_dir():
+                ignored = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(ROOT / part, folder / part, ignore=ignored)
+            else:
+                shutil.copy2(ROOT / part, folder / part)
+        (folder / "large.yaml").write_text(yaml.safe_dump(CONFIG))
+        _snakemake(folder)
+        multiply(folder / "results", shards)
+        _snakemake(folder, "--touch")
+        _snakemake(folder, "--dry-run")  # reads all into the page cache
+        begin = time.perf_counter()
+        said, peak = _snakemake(folder, "--dry-run")
+        seconds = time.perf_counter() - begin
+        if "Nothing to be done" not in said:
+            raise SystemExit(f"dag: there is something to do:\n{said[-4000:]}")
+    return {
+        "dag_20m.shards_a_stage": shards,
+        "dag_20m.seconds": round(seconds, 1),
+        "dag_20m.peak_mb": round(peak / 1e6),
+    }
+
+
+def multiply(results: Path, shards: int) -> None:
+    """Give each stage so many shards: names in its lists, and empty files."""
+    for folder in (path for pattern in FOLDERS for path in results.glob(pattern)):
+        for file in sorted(folder.glob(f"*{FIRST}*")):
+            for number in range(1, shards):
+                file.with_name(file.name.replace(FIRST, f"{number:05}")).touch()
+        for listed in folder.glob("*.json"):
+            content = read_json(listed)
+            if isinstance(content, dict) and (entries := content.get("shards")):
+                content["shards"] = [_named(entries[0], number) for number in range(shards)]
+                write_json(listed, content)
+
+
+def _named(entry: dict[str, Any], number: int) -> dict[str, Any]:
+    return {
+        key: value.replace(FIRST, f"{number:05}") if key in ("name", "shard", "index") else value
+        for key, value in entry.items()
+    }
+
+
+def _snakemake(folder: Path, *words: str) -> tuple[str, int]:
+    """What Snakemake says over the target ``plans``, and the most bytes that it had."""
+    log = folder / "log.txt"
+    command = [
+        *(sys.executable, "-m", "snakemake", "--profile", "profiles/local", *words, "plans"),
+        *("--configfile", "large.yaml"),
+    ]
+    with open(log, "wb") as file:
+        process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=file)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    said = log.read_text()
+    if process.returncode:
+        raise SystemExit(f"dag: snakemake {' '.join(words)} failed:\n{said[-4000:]}")
+    return said, usage.ru_maxrss * 1024
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shards", type=int, default=SHARDS)
+    print(json.dumps(measure(parser.parse_args(argv).shards), indent=2))
+
+
+if __name__ == "__main__":
+    main()
