@@ -1,0 +1,94 @@
+"""Kill a run while it tokenises or plans: what comes out equals an uninterrupted run's."""
+
+from __future__ import annotations
+
+import copy
+import random
+import shutil
+
+import pytest
+
+from workflow.killing import kill_next
+from workflow.workspace import MINI, Workspace, assert_same_artefacts
+
+PROGRAMS = ("tokenize_shard", "write_token_manifest", "plan_stage")
+WAYS = ("job", "controller", "group")
+
+
+def forget(workspace: Workspace) -> None:
+    """Remove what is tokenised and planned, so that it is made again."""
+    for part in ("tokens", "plans"):
+        shutil.rmtree(workspace.path("results") / part, ignore_errors=True)
+
+
+def assert_goes_on(workspace: Workspace, expected: Workspace) -> None:
+    """The next run finishes, with the expected bytes and nothing left to do."""
+    workspace.snakemake("plans")
+    assert_same_artefacts(workspace, expected, ("tokens", "plans"))
+    assert "Nothing to be done" in workspace.dry_run("plans").output
+
+
+def test_a_run_killed_while_it_tokenises_goes_on(finished, clone):
+    forget(clone)
+    log = clone.path("killed.log")
+    kill_next(clone, "plans", log, [("group", "tokenize_shard")], random.Random(3))
+    whole = {shard.name for shard in finished.folder.glob("results/tokens/*/*/*.tar")}
+    assert whole and "Nothing to be done" not in clone.dry_run("plans").output
+    assert_goes_on(clone, finished)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_kills_of_tokenising_and_planning_change_nothing(tmp_path, shared_data):
+    """Each program killed each way at a random moment of two cores, compared to one core."""
+    chance = random.Random(13)
+    reference = create(tmp_path / "reference", shared_data)
+    reference.snakemake("plans", "--cores", "1")
+
+    killed = create(tmp_path / "killed", shared_data)
+    killed.snakemake("plans", "--until", "write_filter_manifest", "build_model")
+    for program in PROGRAMS:
+        for what in WAYS:
+            forget(killed)
+            log = killed.path(f"{program}-{what}.log")
+            kill_next(killed, "plans", log, [(what, program)], chance)
+            assert_goes_on(killed, reference)
+    assert_same_artefacts(killed, reference)
+
+
+def create(folder, shared_data) -> Workspace:
+    """Drawn screens in many shards beside real conversations with every kind of media."""
+    config = copy.deepcopy(MINI)
+    config["datasets"] = {
+        "demo_screens": {"source_options": {"screens": 160}, "shard_rows": 20},
+        "demo_night": {"source_options": {"screens": 30}, "shard_rows": 10},
+    }
+    names = {"mllm": "llama_factory_mllm_demo", "finetune": "qwen_vl_finetune_demo"}
+    for name, part in names.items():
+        config["datasets"][name] = {
+            "source": f"folder:{shared_data / part}",
+            "format": "qwenvl",
+            "licence": "unknown",
+            "max_reject_share": 1.0,
+        }
+    config["recipes"]["talks"] = {
+        "extends": "mini",
+        "train": list(names),
+        "filters": ["dedup"],
+        "tokens": {"task": "chat", "min_visual_tokens": 4, "max_visual_tokens": 400},
+        "stages": [
+            {
+                "name": "sft",
+                "tune": {"llm": {"full": True, "lr": 1e-3}},
+                "global_batch": {"tokens": 16384},
+                "epochs": 3,
+                "max_length": 4096,
+            }
+        ],
+        "exports": [],
+        "evaluate": [],
+    }
+    config["build"] = ["mini", "talks"]
+    workspace = Workspace.create(folder)
+    workspace.write_config(config)
+    return workspace
