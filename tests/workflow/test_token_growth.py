@@ -16,6 +16,8 @@ from shardline.files import read_json, read_jsonl, write_json
 from token_data import tokenizer_folder
 from workflow.workspace import Run, Workspace
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
 ROWS = 300
 BLOCK = 100
 LABELS = ("Save", "Cancel", "Search", "Sign in", "Page")
