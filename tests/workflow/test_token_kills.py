@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from workflow.killing import kill_next
-from workflow.workspace import MINI, Workspace, assert_same_artefacts
+from workflow.killing import kill_next, running
+from workflow.workspace import MINI, Workspace, assert_same_artefacts, wait_for
 
 # What each program makes, below results/, and how long it may go on, in seconds.
 PROGRAMS = {
@@ -20,7 +20,7 @@ PROGRAMS = {
 }
 PLANS = ("mini/sft", "mini/adapt", "talks/sft")
 TRIES = 5
-WAYS = ("job", "controller", "group")
+WAYS = ("job", "group", "controller")  # the last leaves jobs behind that go on by themselves
 
 
 def assert_goes_on(workspace: Workspace, expected: Workspace) -> None:
@@ -60,6 +60,7 @@ def kill_while(workspace: Workspace, what: str, program: str, chance: random.Ran
     """Kill while a program makes its files anew; again if it was too late: all plans were there."""
     parts, longest = PROGRAMS[program]
     for number in range(TRIES):
+        wait_for(lambda: not any(running(workspace, name) for name in PROGRAMS))
         forget(workspace, parts)
         log = workspace.path(f"{program}-{what}-{number}.log")
         kill_next(workspace, "plans", log, [(what, program)], chance, longest=longest)
