@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from PIL import Image
 
@@ -26,6 +28,21 @@ def picture(seed: int, size: tuple[int, int] = (120, 80)) -> Image.Image:
     """A picture of large random blocks: no two seeds look alike."""
     blocks = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST)
+
+
+def video(
+    kind: str, codec: str, size: tuple[int, int] = (96, 72), frames: int = 12, rate: int = 6
+) -> bytes:
+    """A video file whose pictures change."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        for seed in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_image(picture(seed, size))))
+        container.mux(stream.encode())
+    return buffer.getvalue()
 
 
 def screen(

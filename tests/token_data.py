@@ -17,7 +17,9 @@ import write_token_manifest
 from converted_rows import write_rows
 from shardline.families import qwen2_vl
 from shardline.files import canonical_json, file_entry, sha256_bytes, write_json
+from shardline.image_shards import sample_key
 from shardline.samples import Box, Medium, Sample
+from shardline.series import extensions, series_of
 from shardline.shards import write_shard
 
 OPTIONS = {
@@ -77,17 +79,73 @@ def sample_of(
     return sample, buffer.getvalue()
 
 
+def talks(
+    shapes: Sequence[tuple[int, Sequence[tuple[int, int]]]], dataset: str = "talks", first: int = 0
+) -> list[tuple[Sample, list[bytes]]]:
+    """Conversations about plain pictures, and the PNG files of each.
+
+    Args:
+        shapes: of each, the letters of its answer, and width and height of its pictures.
+        first: number of the first.
+    """
+    made = []
+    for number, (letters, sizes) in enumerate(shapes, start=first):
+        random_state = random.Random(f"{dataset}:{number}")
+        parts: list[dict[str, Any]] = [{"type": "image"} for _ in sizes]
+        question = "".join(random_state.choices("bcdfgh", k=random_state.randrange(1, 9)))
+        answer = "".join(random_state.choices("bcdfghjklmnp", k=letters))
+        files = [plain_png(size, random_state.choices(range(256), k=3)) for size in sizes]
+        sample = Sample(
+            id=f"{dataset}:talks.json#{number}",
+            dataset=dataset,
+            media=[
+                Medium(
+                    kind="image",
+                    path=f"{number}-{place}.png",
+                    width=size[0],
+                    height=size[1],
+                    sha256=sha256_bytes(data),
+                )
+                for place, (size, data) in enumerate(zip(sizes, files, strict=True))
+            ],
+            messages=[
+                {"role": "user", "content": [*parts, {"type": "text", "text": question}]},
+                {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+            ],
+        )
+        made.append((sample, files))
+    return made
+
+
+def plain_png(size: tuple[int, int], colour: Sequence[int]) -> bytes:
+    """A picture of one colour as a PNG file."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, tuple(colour)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def write_filtered(
-    results: Path, samples: Sequence[tuple[Sample, bytes]], shard_size: int = 7
+    results: Path, samples: Sequence[tuple[Sample, bytes | list[bytes]]], shard_size: int = 7
 ) -> Path:
-    """Image shards and manifest of a dataset, under ``filtered/<dataset>/all``."""
+    """Image shards and manifest of a dataset, under ``filtered/<dataset>/all``.
+
+    As the workflow does, each block of ``shard_size`` rows has a shard for each kind of media.
+
+    Args:
+        samples: each with its file, or with a list of its files.
+    """
     dataset = samples[0][0].dataset
     folder = results / "filtered" / dataset / "all"
+    series: dict[str, list[tuple[Sample, bytes | list[bytes]]]] = {}
+    for number, (sample, files) in enumerate(samples):
+        name = f"{number // shard_size:05}-{series_of(sample)}"
+        series.setdefault(name, []).append((sample, files))
     shards = []
-    for number, start in enumerate(range(0, len(samples), shard_size)):
-        part = samples[start : start + shard_size]
-        path = folder / f"shard-{number:05}-png.tar"
-        write_shard(path, [(_key(sample), _members(sample, data)) for sample, data in part])
+    for name, part in sorted(series.items()):
+        path = folder / f"shard-{name}.tar"
+        write_shard(
+            path, [(sample_key(sample.id), _members(sample, files)) for sample, files in part]
+        )
         shards.append({**file_entry(path), "samples": len(part)})
     kept = {"in": len(samples), "kept": len(samples), "rejected": 0}
     write_json(
@@ -97,14 +155,15 @@ def write_filtered(
     return folder / "manifest.json"
 
 
-def _key(sample: Sample) -> str:
-    return sha256_bytes(sample.id.encode())[:16]
-
-
-def _members(sample: Sample, data: bytes) -> list[tuple[str, bytes]]:
+def _members(sample: Sample, files: bytes | list[bytes]) -> list[tuple[str, bytes]]:
     head = {"id": sample.id, "dataset": sample.dataset}
     head["sample"] = canonical_json(sample.to_json())
-    return [("json", canonical_json(head).encode()), ("0.png", data)]
+    files = [files] if isinstance(files, bytes) else files
+    media = zip(extensions(sample), files, strict=True)
+    return [
+        ("json", canonical_json(head).encode()),
+        *((f"{number}.{extension}", data) for number, (extension, data) in enumerate(media)),
+    ]
 
 
 def write_converted(results: Path, samples: Sequence[tuple[Sample, bytes]]) -> Path:

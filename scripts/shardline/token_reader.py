@@ -67,19 +67,22 @@ class TokenReader:
             DataError: the shard is not the planned one, or the third attempt failed too; the
                 message names shard and sample.
         """
-        index = self._index(shard)
-        name = index.ids[row].as_py()
+        sample = f"row {row}"
         for attempt in range(ATTEMPTS):
             try:
+                index = self._index(shard)
+                sample = f"sample {index.ids[row].as_py()} (row {row})"
                 return self._decode(shard, row, index)
-            except (OSError, ValueError) as error:
+            except DataError:
+                raise
+            except Exception as error:  # numpy raises anything for damaged bytes
                 problem = error
                 self._close(shard)
                 if attempt + 1 < ATTEMPTS:
                     time.sleep(WAIT * 2**attempt)
         raise DataError(
-            f"{self._path(shard)}: sample {name} (row {row}) cannot be read after {ATTEMPTS} "
-            f"attempts: {problem}; check the disk, or {self.remedy}"
+            f"{self._path(shard)}: {sample} cannot be read after {ATTEMPTS} attempts: {problem}; "
+            f"check the disk, or {self.remedy}"
         )
 
     def close(self) -> None:
@@ -99,11 +102,14 @@ class TokenReader:
                     images.append(decode_png(data))
                 else:
                     arrays[suffix] = np.load(io.BytesIO(data), allow_pickle=False)
+        ids, labels = arrays["input_ids.npy"], arrays["labels.npy"]
+        if ids.ndim != 1 or ids.shape != labels.shape:
+            raise ValueError(f"labels {labels.shape} for tokens {ids.shape}")
         return StoredSample(
             index.ids[row].as_py(),
             index.datasets[row].as_py(),
-            arrays["input_ids.npy"],
-            arrays["labels.npy"],
+            ids,
+            labels,
             [tuple(grid) for grid in index.grids[row].as_py()],
             index.intervals[row].as_py(),
             images,

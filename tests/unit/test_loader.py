@@ -5,16 +5,20 @@ import os
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import token_data
 from shardline import token_reader
 from shardline.errors import ConfigError, DataError
 from shardline.families import qwen2_vl as family
+from shardline.hardware import Hardware
 from shardline.loader import PlanDataset
 from shardline.plan_file import read_plan, samples_of_step
 from shardline.token_index import read_index
 from shardline.token_reader import TokenReader
+from shardline.tokenising import IMAGE_SUFFIX
+from shardline.training.rows import rows_from
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +36,8 @@ def dataset(planned, **options):
     return PlanDataset(results, plan, plan.with_suffix(".parquet"), family, **options)
 
 
-def rows_of(data, start=0, workers=0):
-    loader = DataLoader(data, batch_size=None, sampler=range(start, len(data)), num_workers=workers)
-    return list(loader)
+def rows_of(data, step=0, workers=0):
+    return list(rows_from(data, step, Hardware(name="test", workers=workers)))
 
 
 def same(one, other):
@@ -110,10 +113,8 @@ def test_going_on_at_any_step_gives_the_same_rows(planned, workers):
     starts = range(dataset(planned).plan.steps) if not workers else (0, 3)
     for step in starts:
         data = dataset(planned)
-        start = step * data.accumulation
-        rest = rows_of(data, start, workers)
-        assert len(rest) == len(whole) - start
-        for one, other in zip(rest, whole[start:], strict=True):
+        rest = rows_of(data, step, workers)
+        for one, other in zip(rest, whole[step * data.accumulation :], strict=True):
             same(one, other)
 
 
@@ -151,6 +152,17 @@ def first_tar(data):
     return place, data.reader.results / data.plan.summary["shards"][place.shard]["path"]
 
 
+def damage(data, place, suffix, part):
+    """Overwrite part of a member with ones."""
+    offset, size = data.reader._index(place.shard).places(place.row)[suffix]
+    tar = data.reader.results / data.plan.summary["shards"][place.shard]["path"]
+    raw = bytearray(tar.read_bytes())
+    touched = range(offset, offset + size)[part]
+    raw[touched.start : touched.stop] = b"\xff" * len(touched)
+    tar.chmod(0o644)
+    tar.write_bytes(raw)
+
+
 def test_a_read_that_fails_is_tried_three_times(copied, monkeypatch):
     waits, calls = [], []
     monkeypatch.setattr(token_reader.time, "sleep", waits.append)
@@ -173,9 +185,58 @@ def test_a_read_that_fails_is_tried_three_times(copied, monkeypatch):
     same(dataset(copied)[0], expected)
     data = dataset(copied)
     place, tar = first_tar(data)
-    name = data.reader._index(place.shard).ids[place.row].as_py()
+    name = sample_name(data, place)
     monkeypatch.setattr(token_reader.os, "pread", failing(99))
     with pytest.raises(DataError, match=f"{tar.name}: sample {name} .*3 attempts.*Input/output"):
+        data[0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_moments_of_a_disk_change_no_row(planned, monkeypatch, workers):
+    """Some reads fail, some are short; loader processes are forks, so theirs are too."""
+    expected = rows_of(dataset(planned))
+    read, calls = os.pread, []
+
+    def pread(*arguments):
+        calls.append(arguments)
+        if len(calls) % 7 == 0:
+            raise OSError(5, "Input/output error")
+        return read(*arguments)[: None if len(calls) % 11 else 5]
+
+    monkeypatch.setattr(token_reader, "WAIT", 0)
+    monkeypatch.setattr(token_reader.os, "pread", pread)
+    for one, other in zip(rows_of(dataset(planned), 0, workers), expected, strict=True):
+        same(one, other)
+    assert workers or len(calls) > len(expected)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_row_that_cannot_be_read_ends_the_order_at_its_turn(copied, monkeypatch, workers):
+    """What comes before it is given, no other sample in its place, and nothing after it."""
+    monkeypatch.setattr(token_reader, "WAIT", 0)
+    data = dataset(copied)
+    whole = rows_of(data)
+    broken = len(whole) // 2
+    place = data.plan.samples(data.plan.packs(broken // data.accumulation)[0])[-1]
+    name = sample_name(data, place)
+    first = min(number for number, row in enumerate(whole) if name in row["samples"])
+    damage(data, place, "input_ids.npy", slice(0, 8))
+    found = []
+    with pytest.raises(DataError) as caught:
+        for row in rows_from(dataset(copied), 0, Hardware(name="test", workers=workers)):
+            found.append(row)
+    for one, other in zip(found, whole[:first], strict=True):
+        same(one, other)
+    assert f"sample {name} (row {place.row}) cannot be read after 3 attempts" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_index_is_named_by_shard_and_row(copied, monkeypatch):
+    monkeypatch.setattr(token_reader, "WAIT", 0)
+    data = dataset(copied)
+    place, tar = first_tar(data)
+    tar.with_suffix(".index.parquet").unlink()
+    with pytest.raises(DataError, match=rf"{tar.name}: row {place.row} cannot .*No such file"):
         data[0]
 
 
@@ -189,18 +250,44 @@ def test_a_shard_of_another_size_is_refused(copied):
         data[0]
 
 
-@pytest.mark.parametrize("suffix", ["0.png", "labels.npy"])
+@pytest.mark.parametrize("suffix", [f"0.{IMAGE_SUFFIX}", "labels.npy"])
 def test_damaged_bytes_are_named_by_shard_and_sample(copied, monkeypatch, suffix):
     monkeypatch.setattr(token_reader.time, "sleep", lambda seconds: None)
     data = dataset(copied)
     place, tar = first_tar(data)
-    offset, size = data.reader._index(place.shard).places(place.row)[suffix]
-    raw = bytearray(tar.read_bytes())
-    raw[offset : offset + size] = b"\xff" * size
-    tar.chmod(0o644)
-    tar.write_bytes(raw)
+    damage(data, place, suffix, slice(None))
     with pytest.raises(DataError, match=rf"{tar.name}: sample screens:annotations.json#\d+ "):
         data[0]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_bytes_are_damaged_the_error_names_the_sample(copied, drawn):
+    """A read gives a sample of the planned shape, or a DataError: nothing else is ever raised."""
+    data = dataset(copied)
+    place, tar = first_tar(data)
+    whole = tar.read_bytes()
+    places = data.reader._index(place.shard).places(place.row)
+    suffix = drawn.draw(st.sampled_from(sorted(places.keys() - {"json"})))
+    offset, size = places[suffix]
+    start = drawn.draw(st.integers(0, min(size, 160) - 1))
+    bytes_put = drawn.draw(st.binary(min_size=1, max_size=size - start))
+    at = offset + start
+    tar.chmod(0o644)
+    tar.write_bytes(whole[:at] + bytes_put + whole[at + len(bytes_put) :])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(token_reader, "WAIT", 0)
+        try:
+            sample = data.reader.read(place.shard, place.row)
+            assert sample.input_ids.shape == sample.labels.shape
+        except DataError as error:
+            assert f"{tar.name}: sample {sample_name(data, place)} " in str(error)
+        finally:
+            tar.write_bytes(whole)
+
+
+def sample_name(data, place):
+    return data.reader._index(place.shard).ids[place.row].as_py()
 
 
 def test_tokens_other_than_planned_are_named(copied):

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from raw_datasets import picture, save
+from raw_datasets import picture, save, video
 from shardline import locks
 from shardline.errors import DataError
 from shardline.files import sha256_file
@@ -246,19 +246,6 @@ def die(item):
 def test_a_killed_worker_is_told():
     with Workers(2) as workers, pytest.raises(DataError, match="a worker process was killed"):
         list(workers.map(die, range(64)))
-
-
-def video(kind, codec, size=(96, 72), frames=12, rate=6):
-    """A video file whose pictures change."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format=kind) as container:
-        stream = container.add_stream(codec, rate=rate)
-        stream.width, stream.height = size
-        stream.pix_fmt = "yuv420p"
-        for seed in range(frames):
-            container.mux(stream.encode(av.VideoFrame.from_image(picture(seed, size))))
-        container.mux(stream.encode())
-    return buffer.getvalue()
 
 
 VIDEOS = {

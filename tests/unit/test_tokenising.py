@@ -89,23 +89,6 @@ def test_a_second_run_gives_the_same_bytes(tokenised, model, tmp_path):
     assert token_data.files_under(again.parent) == token_data.files_under(path.parent)
 
 
-def test_webdataset_and_datasets_read_the_shards(tokenised, tmp_path):
-    import datasets
-    import webdataset
-
-    samples, path = tokenised
-    tars = [str(tar) for tar in sorted(path.parent.glob("*.tar"))]
-    with_webdataset = list(webdataset.WebDataset(tars, shardshuffle=False).decode("pil"))
-    with_datasets = datasets.load_dataset(
-        "webdataset", data_files=tars, split="train", cache_dir=str(tmp_path)
-    )
-    assert len(with_webdataset) == len(with_datasets) == len(samples)
-    for ours, theirs in zip(with_webdataset, with_datasets, strict=True):
-        assert ours["json"]["id"] == theirs["json"]["id"]
-        assert ours["input_ids.npy"].tolist() == list(theirs["input_ids.npy"])
-        assert np.array_equal(np.asarray(theirs["0.png"]), np.asarray(ours["0.png"]))
-
-
 @pytest.mark.parametrize(
     ("label", "reason"),
     [

@@ -19,11 +19,13 @@ import torch
 from tiny_project import FROZEN, FULL, LORA, Project
 
 import train_stage
-from shardline.errors import ConfigError, GateError
+from shardline.errors import ConfigError, DataError, GateError
 from shardline.families import qwen2_vl as family
 from shardline.files import read_json
 from shardline.loader import PlanDataset
+from shardline.plan_file import read_plan
 from shardline.row_padding import pad_row, pad_samples
+from shardline.token_index import ShardIndex
 from shardline.training import gates, outcome
 from shardline.training.journal import read_journal
 from shardline.training.packs import join, split, stock_losses, supervised, token_losses
@@ -256,6 +258,28 @@ def _wait_for_checkpoint(project: Project, process: subprocess.Popen[str], step:
             return
         time.sleep(0.005)
     pytest.fail(process.communicate()[0])
+
+
+def test_a_sample_that_cannot_be_read_ends_the_training_with_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Met by a loader process, after steps whose samples are whole."""
+    project = tiny_project.build(tmp_path)
+    project.hardware.write_text(project.hardware.read_text() + "workers: 1\n")
+    plan = read_plan(project.plan, project.parquet)
+    place = plan.samples(len(plan.tokens) - 1)[-1]
+    shard = plan.summary["shards"][place.shard]
+    index = ShardIndex(project.results / shard["index"], shard["index_sha256"])
+    tar = project.results / shard["path"]
+    offset, size = index.places(place.row)["labels.npy"]
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[:offset] + bytes(size) + whole[offset + size :])
+    with pytest.raises(DataError) as caught:
+        train_stage.main(project.training())
+    name = index.ids[place.row].as_py()
+    assert f"{tar.name}: sample {name} (row {place.row}) cannot be read" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "step 1/6" in capsys.readouterr().out
 
 
 def test_killed_and_stopped_training_repeats_the_uninterrupted_one(fresh: Project) -> None:

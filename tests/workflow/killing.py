@@ -18,11 +18,12 @@ def running(workspace: Workspace, program: str) -> list[int]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
-            here = (process / "cwd").resolve() == workspace.folder.resolve()
+            if f"scripts/{program}.py".encode() not in words or b"bash" in words[0]:
+                continue
+            if (process / "cwd").resolve() == workspace.folder.resolve():
+                found.append(int(process.name))
         except OSError:
             continue
-        if here and f"scripts/{program}.py".encode() in words and b"bash" not in words[0]:
-            found.append(int(process.name))
     return found
 
 
@@ -33,6 +34,7 @@ def kill_next(
     remaining: list[tuple[str, str]],
     chance: random.Random,
     may_die: Callable[[str], bool] = lambda program: True,
+    longest: float = 0.4,
 ) -> str:
     """Start a run and kill at the first program of those that remain; what was printed.
 
@@ -40,6 +42,7 @@ def kill_next(
         remaining: what is killed (``job``, ``controller`` or ``group``) while which program runs;
             loses the entry that was carried out.
         may_die: whether a program that runs may be killed already.
+        longest: seconds that it may go on before it is killed, at most.
     """
     run = workspace.start(log, target)
     found: list[tuple[str, str]] = []
@@ -49,7 +52,7 @@ def kill_next(
     assert found, f"did not run: {remaining}\n{log.read_text()[-4000:]}"
     what, program = found[0]
     remaining.remove(found[0])
-    time.sleep(chance.random() * 0.4)
+    time.sleep(chance.random() * longest)
     if what == "job":
         for pid in running(workspace, program):
             os.kill(pid, signal.SIGKILL)

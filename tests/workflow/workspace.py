@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,9 +166,14 @@ def wait_for(condition, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def assert_same_artefacts(found: Workspace, expected: Workspace) -> None:
-    """Every file of every stage is there and has the same bytes; hidden ones are no artefacts."""
-    for part in ("raw", "converted", "filtered", "tokens", "plans", "models", "evals"):
+STAGES = ("raw", "converted", "filtered", "tokens", "plans", "models", "evals")
+
+
+def assert_same_artefacts(
+    found: Workspace, expected: Workspace, stages: Sequence[str] = STAGES
+) -> None:
+    """Every file of these stages is there and has the same bytes; hidden ones are no artefacts."""
+    for part in stages:
         left, right = (
             _contents(workspace.path("results") / part) for workspace in (found, expected)
         )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
 from shardline import lean, registry
@@ -22,6 +21,7 @@ from shardline.training import checkpoints, gates, outcome
 from shardline.training.journal import Journal, read_journal
 from shardline.training.launch import own_rank
 from shardline.training.packs import split
+from shardline.training.rows import rows_from
 from shardline.training.schedule import learning_rate_factor
 from shardline.training.signals import StopRequest
 from shardline.training.trainer import PlanTrainer, StepTotals
@@ -94,7 +94,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
         model,
         arguments,
         family=family,
-        rows=lambda first: _rows(data, first, stage),
+        rows=lambda first: rows_from(data, first, stage.hardware),
         totals=_totals(data),
         groups=parameter_groups(model, family, options["tune"]),
         optimizer_options=options["optimizer"],
@@ -249,23 +249,6 @@ def _arguments(stage: Stage, accumulation: int, steps: int) -> TrainingArguments
     _ = arguments.device
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-def _rows(data: PlanDataset, first_step: int, stage: Stage) -> Iterator[dict[str, Any]]:
-    """This rank's rows from a step on."""
-    workers = stage.hardware.workers
-    return iter(
-        DataLoader(
-            data,
-            batch_size=None,
-            sampler=range(first_step * data.accumulation, len(data)),
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            pin_memory=stage.hardware.device == "cuda",
-            # A generator of its own: else each start takes a number from the one dropout uses.
-            generator=torch.Generator(),
-        )
-    )
 
 
 def _totals(data: PlanDataset) -> list[StepTotals]:
