@@ -203,6 +203,26 @@ def test_before_tokenising_the_estimate_equals_the_later_plan(small_project, cap
         assert guessed[name] == planned[name]
 
 
+def test_a_reference_says_what_its_learning_rate_becomes(small_project, capsys):
+    mine = Path("mine.yaml")
+    mine.write_text(
+        "recipes: {mine: {extends: small, stages.sft.global_batch: {reference_samples: 2}}}\n"
+    )
+    expected = {
+        "reference_samples": 2,
+        "samples_per_step": 4.0,
+        "updates": 10.0,
+        "learning_rate_factor": {"linear": 2.0, "square_root": 1.4142},
+    }
+    main(["estimate", "mine", "--configfile", "mine.yaml", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["sft"]["data"]["equivalent"] == expected
+    assert "equivalent" not in found["adapt"]["data"]
+    main(["estimate", "mine", "--configfile", "mine.yaml", "--stage", "sft"])
+    text = capsys.readouterr().out
+    assert "10 updates of 2 samples: a step has 4.0; their learning rate times 1.41" in text
+
+
 def test_without_the_base_the_memory_says_what_to_fetch(small_project, capsys):
     shutil.rmtree("results/plans")
     (lock,) = Path("results/raw/models").glob("*.lock.json")

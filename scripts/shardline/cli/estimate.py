@@ -67,8 +67,15 @@ def run(arguments: argparse.Namespace) -> None:
 def estimate(
     project: Project, recipe: str, stage: str, hardware: Hardware, speed: float | None
 ) -> Json:
-    """``data``, ``memory`` (or why there is none) and ``time`` of a stage."""
+    """``data``, ``memory`` (or why there is none) and ``time`` of a stage.
+
+    Where the stage has ``reference_samples``, ``data`` has its `equivalent`.
+    """
+    from shardline.equivalent import equivalent
+
     data = stage_data(project, recipe, stage)
+    if reference := project.stage(recipe, stage).global_batch.reference_samples:
+        data["equivalent"] = equivalent(data["samples"], data["steps"], reference)
     return {
         "data": data,
         "hardware": hardware.name,
@@ -225,6 +232,16 @@ def describe(recipe: str, stage: str, found: Json) -> str:
         ("packs", f"{count(data['packs'])}, {per_cent(data['fill'])} full"),
         ("steps", f"{count(data['steps'])}, {plural(data['packs_a_step'], 'pack')} each at most"),
     ]
+    if same := data.get("equivalent"):
+        factors = same["learning_rate_factor"]
+        rows.append(
+            (
+                "as",
+                f"{same['updates']:,.0f} updates of {plural(same['reference_samples'], 'sample')}: "
+                f"a step has {same['samples_per_step']:,.1f}; their learning rate times "
+                f"{factors['square_root']:.2f} (square root) or {factors['linear']:.2f} (linear)",
+            )
+        )
     if "missing" in memory:
         rows.append(("memory", memory["missing"]))
     else:
