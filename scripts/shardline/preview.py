@@ -159,7 +159,7 @@ class Preview:
         ]
         if taught:
             facts.append(("answers", agreement(sample, taught)))
-        facts.append(("from", f"{shard}, row {place.row}"))
+        facts.append(("from", f"{Path(shard).name}, row {place.row}"))
         return Seen(number, stored.id, stored.dataset, scenes, facts, text)
 
     def _taught(

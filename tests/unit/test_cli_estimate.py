@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -201,6 +202,27 @@ def test_before_tokenising_the_estimate_equals_the_later_plan(small_project, cap
     assert guessed["source"] == "converted samples, before filters; text counted"
     for name in ("samples", "tokens", "visual_tokens", "packs", "steps", "fill"):
         assert guessed[name] == planned[name]
+
+
+def test_a_plan_of_another_config_is_passed_over(small_project, capsys):
+    file = Path("config/recipes/small.yaml")
+    file.write_text(file.read_text().replace("max_length: 512", "max_length: 100", 1))
+    found = ask(capsys)
+    assert found["sft"]["data"]["source"].endswith(
+        f"{paths.plan('small', 'sft')} is of another config (max_length: 512, now 100)"
+    )
+    assert found["sft"]["data"]["max_length"] == 100
+    assert found["adapt"]["data"]["source"] == paths.plan("small", "adapt")
+
+
+def test_what_is_left_out_is_said(small_project, capsys):
+    file = Path("config/recipes/small.yaml")
+    longest = read_json(Path(paths.plan("small", "sft")))["histogram"]["edges"][-1]
+    file.write_text(file.read_text().replace("max_length: 512", f"max_length: {longest - 1}", 1))
+    left = ask(capsys, "--stage", "sft")["sft"]["data"]["left_out"]
+    assert 0 < left["too_long"] < 10
+    main(["estimate", "small", "--stage", "sft"])
+    assert re.search(rf"left out +{left['too_long']} too_long", capsys.readouterr().out)
 
 
 def test_a_reference_says_what_its_learning_rate_becomes(small_project, capsys):
