@@ -73,9 +73,10 @@ def write_plan(
     check_rejects(pools, options.get("max_reject_share"))
     for pool in pools if options.get("part") != "validation" else ():
         if not pool.ids:
+            refused = pool.refused + len(pool.rejects)
             print(
-                f"train: {pool.dataset}: no sample of it is left; {options['stage']} goes on without "
-                f"it ({pool.refused + len(pool.rejects)} refused, {pool.held_out} held out)",
+                f"train: {pool.dataset}: no sample of it is left; {options['stage']} goes on "
+                f"without it ({refused} refused, {pool.held_out} held out)",
                 file=sys.stderr,
             )
     taken = apportion_mixture([len(pool.units) for pool in pools], options["mixture"])
