@@ -245,10 +245,11 @@ def describe(recipe: str, stage: str, found: Json) -> str:
         rows.append(("left out", ", ".join(reasons)))
     if same := data.get("equivalent"):
         factors = same["learning_rate_factor"]
+        updates = plural(round(same["updates"]), "update")
         rows.append(
             (
                 "as",
-                f"{same['updates']:,.0f} updates of {plural(same['reference_samples'], 'sample')}: "
+                f"{updates} of {plural(same['reference_samples'], 'sample')}: "
                 f"a step has {same['samples_per_step']:,.1f}; their learning rate times "
                 f"{factors['square_root']:.2f} (square root) or {factors['linear']:.2f} (linear)",
             )
