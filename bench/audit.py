@@ -106,7 +106,7 @@ def _seconds_of_floor(folder: str, names: Sequence[str]) -> float:
 def _write_photographs(folder: Path, images: int) -> list[str]:
     """JPEGs with the statistics of photographs: amplitudes fall as 1/f, and the sensor's noise."""
     rng = np.random.default_rng(0)
-    scenes = [_scene(rng) for _ in range(SCENES)]
+    scenes = [scene(rng, WIDTH, HEIGHT) for _ in range(SCENES)]
     noise = rng.normal(0, 4, (HEIGHT, WIDTH, 3)).astype(np.float32)
     names = []
     for number in range(images):
@@ -119,14 +119,14 @@ def _write_photographs(folder: Path, images: int) -> list[str]:
     return names
 
 
-def _scene(rng: np.random.Generator) -> np.ndarray:
+def scene(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     """A random picture [height, width, 3] around mid-grey whose channels are much alike."""
-    y, x = np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH)[None]
-    frequency = np.maximum(np.hypot(y, x), 1 / WIDTH)
+    y, x = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+    frequency = np.maximum(np.hypot(y, x), 1 / width)
     layers = []
     for spread in (50.0, 12.0, 12.0, 12.0):  # lightness, then what each channel adds
         phases = rng.uniform(0, 2 * np.pi, frequency.shape)
-        layer = np.fft.irfft2(np.exp(1j * phases) / frequency, (HEIGHT, WIDTH))
+        layer = np.fft.irfft2(np.exp(1j * phases) / frequency, (height, width))
         layers.append(layer * (spread / layer.std()))
     return (128 + layers[0][..., None] + np.stack(layers[1:], -1)).astype(np.float32)
 

@@ -54,6 +54,7 @@ def ask(model: Model, image: Path, prompt: str, *, raw: bool, device: str | None
     )
 
     lean.without(*lean.HEAVY)
+    import numpy as np
     import torch
     from transformers.utils import logging
 
@@ -65,7 +66,7 @@ def ask(model: Model, image: Path, prompt: str, *, raw: bool, device: str | None
     weights = family.load_model(model.folder, choose_dtype(None, model.folder), device)
     prompter = Prompter(family, task, tokenizer, options, Path())
     answerer = Answerer(weights, family, tokenizer, model.options["max_new_tokens"])
-    answer = answerer([prompter.prompt(messages, [prompter.resize(picture)])])[0]
+    answer = answerer([prompter.prompt(messages, [prompter.resize(np.array(picture))])])[0]
     width, height = picture.size
     found = {
         "answer": answer.text,

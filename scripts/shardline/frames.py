@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+import numpy as np
 
 from shardline.rows import Rejection
 from shardline.videos import first_stream, open_video, words
@@ -14,12 +14,6 @@ from shardline.videos import first_stream, open_video, words
 if TYPE_CHECKING:
     import av
 
-UPRIGHT = {
-    90: Image.Transpose.ROTATE_270,
-    180: Image.Transpose.ROTATE_180,
-    270: Image.Transpose.ROTATE_90,
-}
-"""By how many degrees clockwise a player turns the stored frames; Pillow turns the other way."""
 # The same pixels on every kind of processor, and no shortcuts in the arithmetic of colours.
 SCALING = "flags=bicubic+accurate_rnd+full_chroma_int+bitexact"
 
@@ -42,8 +36,10 @@ def frame_numbers(frames: int, duration: float, options: Mapping[str, Any]) -> l
     return sorted({number * (frames - 1) // steps for number in range(wanted)})
 
 
-def read_frames(data: bytes, numbers: Sequence[int]) -> list[Image.Image]:
-    """Frames of a video file, upright RGB, by their rising numbers in decoding order.
+def read_frames(data: bytes, numbers: Sequence[int]) -> list[np.ndarray]:
+    """Frames of a video file, uint8 [height, width, 3], upright, by their rising numbers.
+
+    Numbers count in decoding order.
 
     Raises:
         Rejection: it does not decode so far.
@@ -51,7 +47,7 @@ def read_frames(data: bytes, numbers: Sequence[int]) -> list[Image.Image]:
     import av
 
     wanted = set(numbers)
-    found: list[Image.Image] = []
+    found: list[np.ndarray] = []
     try:
         with open_video(io.BytesIO(data)) as container:
             stream = first_stream(container)
@@ -68,12 +64,13 @@ def read_frames(data: bytes, numbers: Sequence[int]) -> list[Image.Image]:
 
 
 class _ToRgb:
-    """Turns the frames of one stream into upright pictures."""
+    """Turns the frames of one stream into upright pixels."""
 
     def __init__(self, first: av.VideoFrame, stream: av.VideoStream) -> None:
         import av
 
-        self.turn = UPRIGHT.get(-first.rotation % 360)
+        quarters, skew = divmod(first.rotation % 360, 90)
+        self.quarters = 0 if skew else quarters  # that a player turns them, anticlockwise
         self.graph = av.filter.Graph()
         self.graph.link_nodes(
             self.graph.add_buffer(
@@ -87,7 +84,6 @@ class _ToRgb:
             self.graph.add("buffersink"),
         ).configure()
 
-    def __call__(self, frame: av.VideoFrame) -> Image.Image:
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         self.graph.vpush(frame)
-        picture = Image.fromarray(self.graph.vpull().to_ndarray())
-        return picture if self.turn is None else picture.transpose(self.turn)
+        return np.ascontiguousarray(np.rot90(self.graph.vpull().to_ndarray(), self.quarters))

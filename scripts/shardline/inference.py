@@ -20,7 +20,8 @@ from shardline.benchmark import items
 from shardline.embedded import read_medium
 from shardline.errors import ConfigError, DataError
 from shardline.files import read_json, sha256_bytes
-from shardline.images import BadImage, decode_rgb
+from shardline.images import BadImage
+from shardline.pixels import decode_pixels
 from shardline.placeholders import placeholder_ids
 from shardline.samples import Sample
 
@@ -149,16 +150,16 @@ class Prompter:
         expanded, _ = self.family.expand(input_ids, labels, grids, self.placeholders)
         return Prompt(expanded.astype(np.int64), [image for image, _ in pictures], grids)
 
-    def resize(self, image: Any) -> tuple[torch.Tensor, tuple[int, int, int]]:
-        """A PIL image as the model sees it, and its grid."""
-        grid = self.family.media_grid(*image.size, None, self.options)
-        resized = self.family.resize([image], grid, self.options)
-        return torch.from_numpy(np.array(resized)), grid
+    def resize(self, pixels: np.ndarray) -> tuple[torch.Tensor, tuple[int, int, int]]:
+        """Pixels uint8 [height, width, 3] as the model sees them, and their grid."""
+        height, width, _ = pixels.shape
+        grid = self.family.media_grid(width, height, None, self.options)
+        return torch.from_numpy(self.family.resize([pixels], grid, self.options)), grid
 
     def _open(self, path: str) -> tuple[torch.Tensor, tuple[int, int, int]]:
         file = self.raw / path
         try:
-            return self.resize(decode_rgb(read_medium(file)))
+            return self.resize(decode_pixels(read_medium(file)))
         except FileNotFoundError:
             raise DataError(f"{file}: missing since the benchmark was converted") from None
         except BadImage as problem:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from shardline.errors import DataError
 from shardline.placeholders import media_types, repeat_placeholders
@@ -53,8 +52,8 @@ def media_grid(width: int, height: int, frames: int | None, options: Mapping[str
     return frames or 1, side, side
 
 
-def resize(frames: Sequence[Image.Image], grid: Grid, options: Mapping[str, Any]) -> Image.Image:
-    """The frames of a medium as squares, one below the other in one picture.
+def resize(frames: Sequence[np.ndarray], grid: Grid, options: Mapping[str, Any]) -> np.ndarray:
+    """Pixels uint8 [frames * side, side, 3] of a medium as squares, one below the other.
 
     Args:
         options: of the tokens: ``fit``: ``pad`` to a square with the mean colour, or ``crop`` one
@@ -62,10 +61,7 @@ def resize(frames: Sequence[Image.Image], grid: Grid, options: Mapping[str, Any]
     """
     side, _ = seen_size(grid)
     square = _padded if options["fit"] == "pad" else _cropped
-    picture = Image.new("RGB", (side, side * len(frames)))
-    for number, frame in enumerate(frames):
-        picture.paste(square(frame, side), (0, number * side))
-    return picture
+    return np.concatenate([square(frame, side) for frame in frames])
 
 
 def on_picture(
@@ -80,23 +76,24 @@ def on_picture(
     ]
 
 
-def _padded(image: Image.Image, side: int) -> Image.Image:
-    width, height = image.size
-    longest = max(width, height)
+def _padded(pixels: np.ndarray, side: int) -> np.ndarray:
+    height, width, _ = pixels.shape
     if width != height:
-        square = Image.new("RGB", (longest, longest), FILL)
-        square.paste(image, ((longest - width) // 2, (longest - height) // 2))
-        image = square
-    return resize_bicubic(image, side, side)
+        longest = max(width, height)
+        left, top = (longest - width) // 2, (longest - height) // 2
+        square = np.full((longest, longest, 3), FILL, dtype=np.uint8)
+        square[top : top + height, left : left + width] = pixels
+        pixels = square
+    return resize_bicubic(pixels, side, side)
 
 
-def _cropped(image: Image.Image, side: int) -> Image.Image:
-    shortest = min(image.size)
-    width, height = (
-        side if length == shortest else int(side * length / shortest) for length in image.size
+def _cropped(pixels: np.ndarray, side: int) -> np.ndarray:
+    shortest = min(pixels.shape[:2])
+    height, width = (
+        side if length == shortest else int(side * length / shortest) for length in pixels.shape[:2]
     )
     left, top = (width - side) // 2, (height - side) // 2
-    return resize_bicubic(image, width, height).crop((left, top, left + side, top + side))
+    return resize_bicubic(pixels, width, height)[top : top + side, left : left + side]
 
 
 def seen_size(grid: Sequence[int]) -> tuple[int, int]:

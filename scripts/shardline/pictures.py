@@ -6,22 +6,29 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from PIL import Image
+import numpy as np
 
 from shardline.errors import DataError
 from shardline.frames import frame_numbers, read_frames
-from shardline.images import BadImage, decode_rgb
+from shardline.images import BadImage
+from shardline.pixels import decode_pixels
 from shardline.rows import Rejection
 from shardline.samples import Medium, Sample
 
 
 class Pictures(NamedTuple):
-    """One medium, upright RGB."""
+    """One medium, upright."""
 
-    frames: list[Image.Image]
-    """All of one size: one of an image, the sampled ones of a video."""
+    frames: list[np.ndarray]
+    """Pixels uint8 [height, width, 3]: one of an image, the sampled ones of a video."""
     interval: float = 0.0
     """Seconds from one sampled frame to the next on average; 0 for an image."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        height, width, _ = self.frames[0].shape
+        return width, height
 
 
 def sampled(sample: Sample, number: int, options: Mapping[str, Any]) -> tuple[list[int], float]:
@@ -69,13 +76,14 @@ def decode_medium(sample: Sample, number: int, data: bytes, options: Mapping[str
             numbers, interval = sampled(sample, number, options)
             pictures = Pictures(read_frames(data, numbers), interval)
         else:
-            pictures = Pictures([decode_rgb(data)])
+            pictures = Pictures([decode_pixels(data)])
     except (BadImage, Rejection) as problem:
         raise DataError(f"{medium.kind} {number} of {sample.id}: {problem}") from None
     for frame in pictures.frames:
-        if frame.size != (medium.width, medium.height):
+        height, width, _ = frame.shape
+        if (width, height) != (medium.width, medium.height):
             raise DataError(
-                f"{medium.kind} {number} of {sample.id} is {frame.width}x{frame.height}, "
+                f"{medium.kind} {number} of {sample.id} is {width}x{height}, "
                 f"its sample says {medium.width}x{medium.height}"
             )
     return pictures

@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from shardline.png import encode_png
 from shardline.reporting.pictures import Scene, draw_box, draw_point
@@ -81,6 +80,6 @@ def centre(values: Sequence[float]) -> tuple[float, float]:
 
 def _scene(image: np.ndarray, title: str) -> Scene:
     """Pixels as a scene, losslessly: these are what the model gets."""
-    data = base64.b64encode(encode_png(Image.fromarray(image))).decode()
+    data = base64.b64encode(encode_png(image)).decode()
     height, width = image.shape[:2]
     return Scene(image=f"data:image/png;base64,{data}", width=width, height=height, title=title)

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from shardline.errors import DataError, SampleError
 from shardline.placeholders import media_types, repeat_placeholders
@@ -77,20 +76,18 @@ def media_grid(width: int, height: int, frames: int | None, options: Mapping[str
     return -(-(frames or 1) // TEMPORAL_PATCH), rows, columns
 
 
-def resize_image(image: Image.Image, grid: Grid) -> Image.Image:
-    """An RGB image at the size of its grid: the pixels that the model sees."""
-    return resize_bicubic(image, *seen_size(grid))
+def resize_image(pixels: np.ndarray, grid: Grid) -> np.ndarray:
+    """Pixels uint8 [height, width, 3] at the size of their grid."""
+    return resize_bicubic(pixels, *seen_size(grid))
 
 
-def resize(frames: Sequence[Image.Image], grid: Grid, options: Mapping[str, Any]) -> Image.Image:
-    """The frames of a medium at the size of its grid, one below the other in one picture."""
-    if len(frames) == 1:
-        return resize_image(frames[0], grid)
-    width, height = seen_size(grid)
-    picture = Image.new("RGB", (width, height * len(frames)))
-    for number, frame in enumerate(frames):
-        picture.paste(resize_image(frame, grid), (0, number * height))
-    return picture
+def resize(frames: Sequence[np.ndarray], grid: Grid, options: Mapping[str, Any]) -> np.ndarray:
+    """Pixels uint8 [frames * height, width, 3] of a medium at the size of its grid.
+
+    Args:
+        frames: pixels uint8 [., ., 3] of each, which come one below the other.
+    """
+    return np.concatenate([resize_image(frame, grid) for frame in frames])
 
 
 def on_picture(

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from shardline.errors import DataError
+from shardline.png import decode_png
 from shardline.token_index import ShardIndex
 
 ATTEMPTS = 3
@@ -66,7 +66,7 @@ class TokenReader:
         for attempt in range(ATTEMPTS):
             try:
                 return self._decode(shard, row, index)
-            except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's broken PNG
+            except (OSError, ValueError) as error:
                 problem = error
                 self._close(shard)
                 if attempt + 1 < ATTEMPTS:
@@ -90,7 +90,7 @@ class TokenReader:
                 if len(data) != size:
                     raise OSError(f"{len(data)} of {size} bytes of {suffix} were read")
                 if suffix.endswith(".png"):
-                    images.append(np.array(Image.open(io.BytesIO(data))))
+                    images.append(decode_png(data))
                 else:
                     arrays[suffix] = np.load(io.BytesIO(data), allow_pickle=False)
         return StoredSample(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +16,6 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from tokenizers import Tokenizer
 
 from shardline.chat_tokens import IGNORED
@@ -33,7 +31,7 @@ from shardline.token_index import write_index
 from shardline.variants import cut, variants_of
 
 STAGE = "tokenize"
-PACKAGES = ("av", "numpy", "pillow", "pyarrow", "tokenizers")
+PACKAGES = (*("av", "isal", "numpy", "pillow", "pyarrow", "tokenizers", "torch", "torchvision"),)
 IMAGE_SUFFIX = "png"
 
 
@@ -45,7 +43,8 @@ class Tokenised(NamedTuple):
     grids: list[tuple[int, int, int]]
     intervals: list[float]
     """Of each medium: seconds from frame to frame, 0 for an image."""
-    images: list[Image.Image]
+    images: list[np.ndarray]
+    """Pixels uint8 [frames * height, width, 3]."""
 
 
 def tokenise_sample(
@@ -68,9 +67,7 @@ def tokenise_sample(
             not as many as the media; or what the task, the family or `token_checks` refuses.
     """
     grids = [
-        family.media_grid(
-            *part.frames[0].size, len(part.frames) if part.interval else None, options
-        )
+        family.media_grid(*part.size, len(part.frames) if part.interval else None, options)
         for part in media
     ]
     for grid in grids:
@@ -150,7 +147,7 @@ def tokenise_shard(
                     continue
                 name = f"{key}-{number}" if number else key
                 rows.append({"key": name, **_index_row(sample, tokens, family, placeholders)})
-                yield name, _members(sample, tokens)
+                yield name, shard_members(sample, tokens)
 
     members = write_shard(output, tokenised())
     write_jsonl(rejects, rejected)
@@ -164,10 +161,7 @@ def tokenise_shard(
         "placeholder_ids": placeholders,
         "tokenizer_sha256": sha256_file(model / "tokenizer.json"),
         "template_sha256": sha256_bytes(family.chat_template().encode()),
-        "versions": {
-            **{package: version(package) for package in PACKAGES},
-            "zlib": zlib.ZLIB_RUNTIME_VERSION,
-        },
+        "versions": {package: version(package) for package in PACKAGES},
     }
     write_index(index, rows, members, facts)
 
@@ -192,7 +186,7 @@ def _media(
     return media
 
 
-def _members(sample: Sample, tokens: Tokenised) -> list[tuple[str, bytes]]:
+def shard_members(sample: Sample, tokens: Tokenised) -> list[tuple[str, bytes]]:
     head = {
         "id": sample.id,
         "dataset": sample.dataset,

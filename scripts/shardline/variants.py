@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from shardline.files import sha256_bytes
 from shardline.samples import Box, Point, Sample, frame_scale
@@ -62,12 +61,14 @@ def variant_of(sample: Sample, name: str, options: Mapping[str, Any]) -> Variant
     return Variant(shown, window) if shown.boxes else Variant(named, None)
 
 
-def cut(image: Image.Image, window: Window) -> Image.Image:
-    """What a window shows of an RGB image, white where it reaches beyond."""
+def cut(pixels: np.ndarray, window: Window) -> np.ndarray:
+    """What a window shows of pixels uint8 [., ., 3], white where it reaches beyond."""
     left, top, width, height = window
-    canvas = Image.new("RGB", (width, height), "white")
-    canvas.paste(image, (-left, -top))
-    return canvas
+    shown = np.full((height, width, 3), 255, dtype=np.uint8)
+    part = pixels[max(top, 0) : top + height, max(left, 0) : left + width]
+    below, beside = max(-top, 0), max(-left, 0)
+    shown[below : below + part.shape[0], beside : beside + part.shape[1]] = part
+    return shown
 
 
 def _window(width: int, height: int, crop: Mapping[str, Any], seed: int, sample: Sample) -> Window:

@@ -108,14 +108,14 @@ def built(request, tmp_path_factory):
 
 def stock(processor, sample, media):
     """What the processor makes of a sample with its decoded media."""
-    images = [part.frames[0] for part in media if not part.interval]
+    images = [Image.fromarray(part.frames[0]) for part in media if not part.interval]
     videos, metadata = [], []
     for number, part in enumerate(media):
         if part.interval:
             numbers, _ = sampled(sample, number, OPTIONS)
             facts = sample.meta["media"][number]
             frames, fps = facts["frames"], facts["frames"] / facts["duration"]
-            videos.append(np.stack([np.asarray(frame) for frame in part.frames]))
+            videos.append(np.stack(part.frames))
             metadata.append(VideoMetadata(total_num_frames=frames, fps=fps, frames_indices=numbers))
     limits = OPTIONS["video"]
     text = processor.apply_chat_template(sample.messages, tokenize=False)
@@ -234,7 +234,7 @@ def test_real_samples_are_what_llavas_processor_makes_of_them(llava_folder, samp
         text = processor.apply_chat_template(sample.messages, tokenize=False)
         for part in media:
             text = text.replace("<image>", "<frame>" * len(part.frames), 1)
-        frames = [frame for part in media for frame in part.frames]
+        frames = [Image.fromarray(frame) for part in media for frame in part.frames]
         text = text.replace("<frame>", "<image>")
         theirs = processor(text=[text], images=frames or None, return_tensors="pt")
         ids, labels = llava.expand(ours.input_ids, ours.labels, ours.grids, placeholders)
@@ -347,7 +347,7 @@ def test_boxes_are_drawn_where_the_square_shows_them(fit, size):
     image = Image.new("RGB", size, "black")
     image.paste("white", (left, top, left + 16, top + 12))
     grid = llava.media_grid(width, height, None, options)
-    seen = np.asarray(llava.resize([image], grid, options)).min(axis=2) > 128
+    seen = llava.resize([np.array(image)], grid, options).min(axis=2) > 128
     unit = [left / width, top / height, (left + 16) / width, (top + 12) / height]
     drawn = [value * 112 for value in llava.on_picture(unit, width, height, options)]
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))

@@ -58,13 +58,13 @@ def test_turned_videos_are_upright_and_the_same_every_time(shared_data, turned):
     options = {"video": {**RULE, **LIMITS}}
     media = decode_medium(sample, 0, data, options)
     assert len(media.frames) == 3 and media.interval == pytest.approx(0.1 / 3)
-    assert media.frames[0].size == ((568, 320) if turned % 180 == 0 else (320, 568))
+    assert media.size == ((568, 320) if turned % 180 == 0 else (320, 568))
     again = decode_medium(sample, 0, data, options)
     assert [one.tobytes() for one in media.frames] == [two.tobytes() for two in again.frames]
     [grid] = media_grids(sample, qwen2_vl, options)
     assert grid[0] == 2  # three frames, the last of them twice
     stacked = qwen2_vl.resize(media.frames, grid, options)
-    assert stacked.size == (grid[2] * 14, 3 * grid[1] * 14)
+    assert stacked.shape == (3 * grid[1] * 14, grid[2] * 14, 3)
 
 
 def test_colours_are_those_of_the_usual_reader(shared_data):

@@ -14,10 +14,9 @@ import write_token_manifest
 from shardline.errors import DataError, SampleError
 from shardline.families import qwen2_vl as family
 from shardline.files import read_json, read_jsonl, sha256_file
-from shardline.images import decode_rgb
 from shardline.pictures import Pictures
+from shardline.pixels import decode_pixels
 from shardline.placeholders import placeholder_ids
-from shardline.png import encode_png
 from shardline.samples import Box
 from shardline.shards import read_shard
 from shardline.tasks import grounding
@@ -71,7 +70,7 @@ def test_each_sample_is_what_the_family_makes_of_it(tokenised, model):
             grid = family.image_grid(*Image.open(io.BytesIO(data)).size, 4, 64)
             assert grids == [list(grid)] == row["grids"]
             picture = Image.open(io.BytesIO(members["0.png"]))
-            assert picture.tobytes() == family.resize_image(decode_rgb(data), grid).tobytes()
+            assert picture.tobytes() == family.resize_image(decode_pixels(data), grid).tobytes()
             expanded, _ = family.expand(ids, labels, [grid], placeholder_ids(tokenizer, family))
             assert row["length"] == len(expanded) and row["text_length"] == len(ids)
             assert row["supervised"] == (labels != -100).sum() > 0
@@ -130,7 +129,7 @@ def test_a_poisoned_sample_is_rejected_with_its_reason(model, tmp_path, label, r
 
 def test_a_text_that_asks_for_another_number_of_images_is_rejected(model):
     sample, data = token_data.screens(1)[0]
-    image = decode_rgb(data)
+    image = decode_pixels(data)
     for images in ([], [Pictures([image])] * 2):
         with pytest.raises(SampleError, match=f"1 in the text for {len(images)} media") as caught:
             tokenise_sample(
@@ -185,7 +184,7 @@ def test_arrays_that_would_crash_or_poison_a_step_are_rejected(model, poison, re
     with pytest.raises(SampleError) as caught:
         tokenise_sample(
             sample,
-            [Pictures([decode_rgb(data)])],
+            [Pictures([decode_pixels(data)])],
             family=SimpleNamespace(**poisoned),
             task=grounding,
             tokenizer=family.load_tokenizer(model),
@@ -201,7 +200,7 @@ def test_a_grid_of_no_whole_tokens_is_rejected(model, grid):
     with pytest.raises(SampleError, match="no whole tokens") as caught:
         tokenise_sample(
             sample,
-            [Pictures([decode_rgb(data)])],
+            [Pictures([decode_pixels(data)])],
             family=odd,
             task=grounding,
             tokenizer=family.load_tokenizer(model),
@@ -321,15 +320,3 @@ def test_shards_of_different_tokenizers_do_not_mix(model, tmp_path):
                 }
             )
         )
-
-
-@pytest.mark.parametrize("size", [(1, 1), (28, 56), (301, 7)])
-def test_png_files_are_lossless_and_stock(size):
-    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    data = encode_png(Image.fromarray(pixels))
-    assert data == encode_png(Image.fromarray(pixels.copy()))
-    with Image.open(io.BytesIO(data)) as image:
-        image.verify()
-    image = Image.open(io.BytesIO(data))
-    assert image.format == "PNG" and image.mode == "RGB"
-    assert np.array_equal(np.asarray(image), pixels)

@@ -35,7 +35,7 @@ def screen(width, height, boxes, frame="pixel", name="d:f.json#0"):
     sample = Sample(
         id=name, dataset="d", media=[medium], boxes=labelled, points=points, frame=frame
     )
-    return sample, image
+    return sample, np.array(image)
 
 
 @settings(max_examples=60, deadline=None)
@@ -53,9 +53,9 @@ def test_boxes_frame_the_same_pixels_in_every_crop(width, height, seed, frame):
             continue
         picture = cut(image, window)
         medium = shown.media[0]
-        assert picture.size == (medium.width, medium.height) == window[2:]
+        assert picture.shape[1::-1] == (medium.width, medium.height) == window[2:]
         assert 0.4 * width <= medium.width <= 1.6 * width
-        pixels = np.asarray(picture)
+        pixels = picture
         assert len(shown.boxes) == len(shown.points) > 0
         for box, point in zip(shown.boxes, shown.points, strict=True):
             left, top, right, bottom = (round(value) for value in box.xyxy)
@@ -125,9 +125,9 @@ def test_variants_are_samples_of_their_shard_and_are_counted(tmp_path):
     for row in rows:
         sample, data = by_id[source_id(row["id"])]
         _, window = variant_of(sample, row["id"], {**OPTIONS, "variants": 3})
-        image = Image.open(io.BytesIO(data)).convert("RGB")
+        image = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
         picture = cut(image, window) if window else image
-        grid = family.image_grid(*picture.size, 4, 64)
+        grid = family.image_grid(*picture.shape[1::-1], 4, 64)
         assert row["grids"] == [list(grid)]
         member = next(part for part in row["members"] if part["name"].endswith(".0.png"))
         stored = tar[member["offset"] : member["offset"] + member["size"]]

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 import shardline.attention  # noqa: F401 (registers the attention that families ask for)
@@ -194,7 +193,7 @@ def probe_logits(family: ModuleType, folder: Path, model: torch.nn.Module) -> to
     options = {**PROBE_OPTIONS, "image_side": vision.get("image_size")}
     grid = family.media_grid(112, 84, None, options)
     ramp = np.linspace(0, 255, 112 * 84 * 3).astype(np.uint8).reshape(84, 112, 3)
-    image = torch.from_numpy(np.array(family.resize([Image.fromarray(ramp)], grid, options)))
+    image = torch.from_numpy(family.resize([ramp], grid, options))
     expanded, _ = family.expand(input_ids, labels, [grid], placeholders)
     tokens = torch.from_numpy(expanded.astype(np.int64))[None]
     threads = torch.get_num_threads()
