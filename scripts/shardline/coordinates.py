@@ -64,7 +64,17 @@ def write(
 def read(
     text: str, answer: Mapping[str, Any], seen: Sequence[tuple[int, int]]
 ) -> list[float] | None:
-    """The point that an answer names as fractions, of a box its centre; None if not to be trusted.
+    """The point that an answer names as fractions, of a box its centre; see `read_values`."""
+    values = read_values(text, answer, seen)
+    if values is not None and len(values) == 4:
+        return [(values[0] + values[2]) / 2, (values[1] + values[3]) / 2]
+    return values
+
+
+def read_values(
+    text: str, answer: Mapping[str, Any], seen: Sequence[tuple[int, int]]
+) -> list[float] | None:
+    """The point or box that an answer names, as fractions; None if not to be trusted.
 
     The first of its kind counts, whatever text is around it. Refused: another count of numbers than
     two or four, numbers outside the picture, NaN, quoted numbers, a list inside a list.
@@ -78,8 +88,6 @@ def read(
     values = [number / scale[place % 2] for place, number in enumerate(numbers)]
     if not all(math.isfinite(value) and 0 <= value <= 1 for value in values):
         return None
-    if len(values) == 4:
-        return [(values[0] + values[2]) / 2, (values[1] + values[3]) / 2]
     return values
 
 

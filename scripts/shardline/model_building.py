@@ -46,7 +46,8 @@ def build_model(
         raise ConfigError(f"model {name}: its config file lacks {', '.join(missing)}")
     conversations = list(_conversations(converted, family, task, options["tokens"]))
     if not conversations:
-        raise DataError(f"model {name}: the datasets have no text to train its tokenizer on")
+        names = ", ".join(manifest.parent.name for manifest in converted)
+        raise DataError(f"model {name}: {names}: no text to train its tokenizer on")
     tokenizer = family.train_tokenizer(conversations, config["tokenizer"]["vocab_size"])
     lock.unlink(missing_ok=True)
     building = raw.with_name(f".{raw.name}.building")

@@ -6,6 +6,7 @@ of the mixture, in packs, in steps.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -70,6 +71,14 @@ def write_plan(
     rejected = [row for pool in pools for row in pool.rejects]
     write_jsonl(rejects, rejected)
     check_rejects(pools, options.get("max_reject_share"))
+    for pool in pools if options.get("part") != "validation" else ():
+        if not pool.ids:
+            refused = pool.refused + len(pool.rejects)
+            print(
+                f"train: {pool.dataset}: no sample of it is left; {options['stage']} goes on "
+                f"without it ({refused} refused, {pool.held_out} held out)",
+                file=sys.stderr,
+            )
     taken = apportion_mixture([len(pool.units) for pool in pools], options["mixture"])
     mixture, given, chosen = mixture_of(pools, taken, options)
     size = len(mixture["length"])
@@ -125,7 +134,10 @@ def _sources(
     ordered = [contents[name] for name in names]
     filled = [(path, content) for path, content in ordered if content["shards"]]
     if not filled:
-        raise DataError(f"train: {', '.join(names)}: no sample is left to plan with")
+        raise DataError(
+            f"train: {', '.join(names)}: no sample is left to plan with: conversion or filters "
+            "rejected all; see rejects.jsonl in results/converted and results/filtered"
+        )
     for path, content in filled:
         for key in MODEL_FACTS:
             if content[key] != filled[0][1][key]:

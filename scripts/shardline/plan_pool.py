@@ -77,6 +77,12 @@ def mixture_of(
     mixture = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if not len(mixture["length"]):
         names = ", ".join(pool.dataset for pool in pools)
+        if options.get("part") == "validation":
+            raise DataError(
+                f"split: {names}: none of {sum(pool.held_out for pool in pools)} samples is held "
+                f"out for validation = {options['split']['validation']}%; take a larger share, "
+                "another seed or `by: sample`, or leave `split` out"
+            )
         raise DataError(f"train: {names}: no sample is left to plan with; see the rejects")
     if pools[0].packs is None:
         return mixture, None, chosen

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +12,24 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tokenizers import Tokenizer
 
 from shardline import paths
+from shardline.chat_tokens import IGNORED, parts_of
 from shardline.errors import UserError
 from shardline.files import read_json, sha256_bytes
 from shardline.lineage import Lineage
-from shardline.placeholders import media_types, placeholder_ids
+from shardline.plan_currency import difference
 from shardline.plan_file import Place, Plan, read_plan
-from shardline.png import encode_png
+from shardline.preview_packs import FirstPacks, first_packs
+from shardline.preview_pictures import agreement, draw, scenes_of
+from shardline.preview_text import Stretch, stretches
 from shardline.reporting.numbers import per_cent, plural
-from shardline.reporting.pictures import Scene, draw_box, draw_point
-from shardline.samples import Sample, to_unit
+from shardline.reporting.pictures import Scene
+from shardline.samples import Sample
 from shardline.token_index import read_index
 from shardline.token_reader import StoredSample, TokenReader
 from shardline.variants import variant_of
 
-IGNORED = -100
-PACKS = 12
 WIDE = 400  # pixels
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Decoded tokens of one kind: ``plain``, ``learned`` (the loss sees them) or ``medium``."""
-
-    kind: str
-    text: str
 
 
 @dataclass
@@ -52,42 +44,45 @@ class Seen:
     text: list[Stretch]
 
     @property
-    def wide(self) -> bool:
-        """Whether a picture is shown across the page: none of its pixels should be lost."""
-        return any(scene.width > WIDE for scene in self.scenes)
-
-
-@dataclass
-class Pack:
-    """One pack: each sample's share of its length, and what is left empty, in per cent."""
-
-    step: int
-    tokens: int
-    fill: str
-    parts: list[Json] = field(default_factory=list)
+    def layout(self) -> str:
+        """``bare`` without pictures, ``strip`` of several, ``wide`` or beside the text."""
+        if not self.scenes:
+            return "bare"
+        if len(self.scenes) > 1:
+            return "strip"
+        return "wide" if self.scenes[0].width > WIDE else "beside"
 
 
 class Preview:
-    """Reads what one stage trains on."""
+    """Reads what one stage trains on, or what is held out of it."""
 
-    def __init__(self, project: Any, recipe: str, stage: str, results: Path) -> None:
-        """Open the stage's plan, or its token shards while there is no plan yet.
+    def __init__(
+        self, project: Any, recipe: str, stage: str, results: Path, validation: bool = False
+    ) -> None:
+        """Open the stage's plan, or its token shards while there is no plan of this config.
 
         Args:
             project: a `shardline.config.project.Project`.
 
         Raises:
-            UserError: nothing is tokenised yet.
+            UserError: nothing is tokenised yet, or nothing is held out.
         """
         self.project, self.recipe, self.stage, self.results = project, recipe, stage, results
+        self.validation = validation
+        if validation and (recipe, stage) not in project.plan_validation:
+            raise UserError(f"recipe {recipe} holds nothing out: it has no `split`")
         self.lineage = Lineage(project, results)
-        summary = Path(paths.plan(recipe, stage))
         self.plan: Plan | None = None
+        path = paths.validation_plan if validation else paths.plan
+        summary = Path(path(recipe, stage))
+        self.missing = "there is no plan yet"
         if summary.is_file():
-            self.plan = read_plan(summary, summary.with_suffix(".parquet"))
-            self.shards = self.plan.summary["shards"]
-        else:
-            self.shards = list(self._tokenised())
+            plan = read_json(summary)
+            if (other := difference(project, recipe, stage, plan, validation)) is None:
+                self.plan = read_plan(summary, summary.with_suffix(".parquet"))
+            else:
+                self.missing = f"the plan there is of another config ({other})"
+        self.shards = self.plan.summary["shards"] if self.plan else list(self._tokenised())
         self.reader = TokenReader(results, self.shards)
         data = project.stage_data[recipe, stage]
         self.tokens = {
@@ -103,7 +98,7 @@ class Preview:
     def render(self, count: int) -> str:
         """The page with ``count`` samples, the first that are trained on, and the first packs."""
         places = self.places(count)
-        numbers = {place[:2]: number for number, place in enumerate(places, start=1)}
+        samples = [self.sample(number, place) for number, place in enumerate(places, start=1)]
         environment = Environment(
             loader=FileSystemLoader(Path(__file__).parent),
             autoescape=True,
@@ -112,12 +107,17 @@ class Preview:
             lstrip_blocks=True,
         )
         return environment.get_template("preview.html").render(
-            title=f"{self.recipe} / {self.stage}",
+            title=f"{self.recipe} / {self.stage}" + (", held out" if self.validation else ""),
             lead=self._lead(len(places)),
-            samples=[self.sample(number, place) for number, place in enumerate(places, start=1)],
-            packs=self.packs(numbers),
-            max_length=self.plan.summary["max_length"] if self.plan else None,
+            legend=_legend(samples),
+            samples=samples,
+            packs=self.packs(places),
         )
+
+    def packs(self, places: list[Place]) -> FirstPacks | None:
+        """The first packs of the plan; samples shown on the page have their number there."""
+        numbers = {place[:2]: number for number, place in enumerate(places, start=1)}
+        return first_packs(self.plan, numbers) if self.plan else None
 
     def places(self, count: int) -> list[Place]:
         """The first ``count`` different samples: in training order, or by lot without a plan."""
@@ -145,95 +145,59 @@ class Preview:
         source = self.lineage.planned_samples(shard, {stored.id})[stored.id]
         options = self.tokens[stored.dataset]["tokens"]
         sample = variant_of(source, stored.id, options).sample
-        scenes = [_scene(image) for image in stored.images]
-        stretches = self.stretches(stored)
-        points = self._points(stored)
-        if scenes:
-            medium = sample.media[0]
-            for box in sample.boxes:
-                unit = to_unit(box.xyxy, sample.frame, medium.width, medium.height)
-                unit = self.family.on_picture(unit, medium.width, medium.height, options)
-                draw_box(scenes[0], "target", unit, box.label)
-            for point in points:
-                unit = self.family.on_picture(point, medium.width, medium.height, options)
-                draw_point(scenes[0], "taught", unit, "the point of an answer")
-        supervised = int(np.count_nonzero(stored.labels[1:] != IGNORED))
+        scenes = scenes_of(sample, stored, self.family)
+        text = stretches(stored, place.cut, self.tokenizer, self.family)
+        taught = self._taught(sample, stored, text)
+        if scenes and sample.media[0].kind == "image":
+            draw(scenes[0], sample, taught, self.family, options)
+        kept = len(stored.labels) - place.cut
+        supervised = int(np.count_nonzero(stored.labels[1:kept] != IGNORED))
         facts = [
-            ("tokens", f"{place.length:,}, {plural(supervised, 'token')} learned"),
+            ("tokens", f"{place.length:,}, {supervised:,} of them learned"),
             *([("cut", f"{plural(place.cut, 'token')} at the end")] if place.cut else []),
             *self._sizes(sample, stored),
         ]
-        if points:
-            facts.append(("points", _agreement(sample, points)))
+        if taught:
+            facts.append(("answers", agreement(sample, taught)))
         facts.append(("from", f"{Path(shard).name}, row {place.row}"))
-        return Seen(number, stored.id, stored.dataset, scenes, facts, stretches)
+        return Seen(number, stored.id, stored.dataset, scenes, facts, text)
 
-    def stretches(self, stored: StoredSample) -> list[Stretch]:
-        """The tokens as text, cut where the loss mask changes; a medium with its token count."""
-        types = media_types(stored.input_ids, placeholder_ids(self.tokenizer, self.family))
-        sizes = iter(self.family.visual_tokens(grid) for grid in stored.grids)
-        kinds = np.where(stored.labels != IGNORED, "learned", "plain").astype(object)
-        kinds[:1] = "plain"  # nothing predicts the first token
-        kinds[types > 0] = "medium"
-        found = []
-        pairs = zip(kinds.tolist(), stored.input_ids.tolist(), strict=True)
-        for kind, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
-            ids = [token for _, token in group]
-            if kind == "medium":
-                found += [
-                    Stretch(kind, f"{self.tokenizer.id_to_token(token)} × {next(sizes)}")
-                    for token in ids
-                ]
-            else:
-                text = self.tokenizer.decode(ids, skip_special_tokens=False)
-                found.append(Stretch(kind, text))
-        return found
-
-    def packs(self, numbers: dict[tuple[int, int], int]) -> list[Pack]:
-        """The first packs of the plan; samples shown on the page have their number there."""
-        if self.plan is None:
-            return []
-        capacity = self.plan.summary["max_length"]
-        found = []
-        total = min(PACKS, len(self.plan.tokens))
-        steps = np.searchsorted(self.plan.step_starts, np.arange(total), side="right")
-        for pack in range(total):
-            tokens = int(self.plan.tokens[pack])
-            parts = [
-                {
-                    "share": round(100 * place.length / capacity, 3),
-                    "tokens": place.length,
-                    "number": numbers.get(place[:2]),
-                    "place": f"{self.shards[place.shard]['path']}, row {place.row}",
-                }
-                for place in self.plan.samples(pack)
-            ]
-            found.append(Pack(int(steps[pack]), tokens, per_cent(tokens / capacity), parts))
-        return found
-
-    def _points(self, stored: StoredSample) -> list[list[float]]:
-        """The points that the learned answers name, read as evaluation reads a model's answers."""
+    def _taught(
+        self, sample: Sample, stored: StoredSample, text: list[Stretch]
+    ) -> list[list[float]]:
+        """The points and boxes that answers teach, read as evaluation reads a model's answers."""
         options = self.tokens[stored.dataset]
         task = self.project.modules.load("tasks", options["task"])
+        read = getattr(task, "parse_values", task.parse)
         seen = [self.family.seen_size(grid) for grid in stored.grids]
-        learned = stored.labels != IGNORED
-        points = []
-        for kept, group in itertools.groupby(range(len(learned)), key=lambda at: bool(learned[at])):
-            if kept:
-                ids = stored.input_ids[list(group)].tolist()
-                text = self.tokenizer.decode(ids, skip_special_tokens=True)
-                if (point := task.parse(text, options["tokens"], seen)) is not None:
-                    points.append(point)
-        return points
+        answers = [
+            "".join(part.text for part in parts)
+            for learned, parts in itertools.groupby(text, key=lambda part: part.kind == "learned")
+            if learned
+        ]
+        if options["tokens"]["loss"] == "all":
+            messages = task.conversation(sample, options["tokens"], seen)
+            turns = [message for message in messages if message["role"] == "assistant"]
+            written = [
+                "".join(part.get("text", "") for part in parts_of(message)) for message in turns
+            ]
+            answers = [answer for answer in written if answer in "".join(answers)]
+        found = (read(answer, options["tokens"], seen) for answer in answers)
+        return [values for values in found if values is not None]
 
     def _sizes(self, sample: Sample, stored: StoredSample) -> list[tuple[str, str]]:
         rows = []
-        for medium, image, grid in zip(sample.media, stored.images, stored.grids, strict=True):
-            height, width = image.shape[:2]
+        media = zip(sample.media, stored.images, stored.grids, stored.intervals, strict=True)
+        for medium, image, grid, interval in media:
+            width, height = self.family.seen_size(grid)
+            frames = ""
+            if medium.kind == "video":
+                count = plural(image.shape[0] // height, "frame")
+                frames = f" a frame, {count}, told to be {interval:.1f} s apart"
             rows.append(
                 (
                     medium.kind,
-                    f"{medium.width}×{medium.height} → {width}×{height} pixels, "
+                    f"{medium.width}×{medium.height} → {width}×{height} pixels{frames}, "
                     f"{grid[0] * grid[1] * grid[2]:,} patches, "
                     f"{plural(self.family.visual_tokens(grid), 'token')}",
                 )
@@ -242,13 +206,19 @@ class Preview:
 
     def _lead(self, shown: int) -> str:
         if self.plan is None:
-            return f"{plural(shown, 'sample')} chosen by a hash of their ids; there is no plan yet."
+            target = (paths.validation_plan if self.validation else paths.plan)(
+                self.recipe, self.stage
+            )
+            return (
+                f"{plural(shown, 'sample')} chosen by a hash of their ids, for {self.missing}: "
+                f"snakemake --profile profiles/local {target}"
+            )
         plan = self.plan.summary
         return (
             f"The first {plural(shown, 'different sample')} of {plan['samples']:,} in training "
             f"order: {plural(plan['steps'], 'step')}, {plural(plan['packs'], 'pack')}, "
             f"{plan['tokens']:,} tokens, {per_cent(plan['fill'])} full."
-        )
+        ).replace(" %", "\N{NO-BREAK SPACE}%")
 
     def _tokenised(self) -> list[Json]:
         """The shards of the stage's token manifests, with the keys of a plan's."""
@@ -279,20 +249,17 @@ class Preview:
         return [place for _, place in sorted(lots)]
 
 
-def _scene(image: np.ndarray) -> Scene:
-    """A resized image as a scene, losslessly: these are the pixels that the model gets."""
-    data = base64.b64encode(encode_png(image)).decode()
-    height, width = image.shape[:2]
-    return Scene(image=f"data:image/png;base64,{data}", width=width, height=height)
-
-
-def _agreement(sample: Sample, points: list[list[float]]) -> str:
-    """Whether the points that are taught lie in the boxes that are asked for."""
-    if len(points) != len(sample.boxes):
-        return f"{len(points)} in the answers, {plural(len(sample.boxes), 'box', 'boxes')}"
-    medium = sample.media[0]
-    inside = 0
-    for (x, y), box in zip(points, sample.boxes, strict=True):
-        left, top, right, bottom = to_unit(box.xyxy, sample.frame, medium.width, medium.height)
-        inside += left <= x <= right and top <= y <= bottom
-    return f"{inside} of {len(points)} in their box"
+def _legend(samples: list[Seen]) -> list[tuple[str, str]]:
+    """The marks that are on the page: class and meaning."""
+    shapes = [shape for sample in samples for scene in sample.scenes for shape in scene.shapes]
+    drawn = {(shape.kind, len(shape.values)) for shape in shapes}
+    written = {stretch.kind for sample in samples for stretch in sample.text}
+    marks = [
+        (("target", 4) in drawn, "box", "boxes of the data"),
+        (("taught", 2) in drawn, "point", "points that the answers teach"),
+        (("taught", 4) in drawn, "taught", "boxes that the answers teach"),
+        (True, "learned", "learned: the loss sees it"),
+        ("medium" in written, "medium", "a picture and its tokens"),
+        ("cut" in written, "cut", "cut: left out of the training"),
+    ]
+    return [(name, text) for there, name, text in marks if there]

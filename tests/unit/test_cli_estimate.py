@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -201,6 +202,47 @@ def test_before_tokenising_the_estimate_equals_the_later_plan(small_project, cap
     assert guessed["source"] == "converted samples, before filters; text counted"
     for name in ("samples", "tokens", "visual_tokens", "packs", "steps", "fill"):
         assert guessed[name] == planned[name]
+
+
+def test_a_plan_of_another_config_is_passed_over(small_project, capsys):
+    file = Path("config/recipes/small.yaml")
+    file.write_text(file.read_text().replace("max_length: 512", "max_length: 100", 1))
+    found = ask(capsys)
+    assert found["sft"]["data"]["source"].endswith(
+        f"{paths.plan('small', 'sft')} is of another config (max_length: 512, now 100)"
+    )
+    assert found["sft"]["data"]["max_length"] == 100
+    assert found["adapt"]["data"]["source"] == paths.plan("small", "adapt")
+
+
+def test_what_is_left_out_is_said(small_project, capsys):
+    file = Path("config/recipes/small.yaml")
+    longest = read_json(Path(paths.plan("small", "sft")))["histogram"]["edges"][-1]
+    file.write_text(file.read_text().replace("max_length: 512", f"max_length: {longest - 1}", 1))
+    left = ask(capsys, "--stage", "sft")["sft"]["data"]["left_out"]
+    assert 0 < left["too_long"] < 10
+    main(["estimate", "small", "--stage", "sft"])
+    assert re.search(rf"left out +{left['too_long']} too_long", capsys.readouterr().out)
+
+
+def test_a_reference_says_what_its_learning_rate_becomes(small_project, capsys):
+    mine = Path("mine.yaml")
+    mine.write_text(
+        "recipes: {mine: {extends: small, stages.sft.global_batch: {reference_samples: 2}}}\n"
+    )
+    expected = {
+        "reference_samples": 2,
+        "samples_per_step": 4.0,
+        "updates": 10.0,
+        "learning_rate_factor": {"linear": 2.0, "square_root": 1.4142},
+    }
+    main(["estimate", "mine", "--configfile", "mine.yaml", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["sft"]["data"]["equivalent"] == expected
+    assert "equivalent" not in found["adapt"]["data"]
+    main(["estimate", "mine", "--configfile", "mine.yaml", "--stage", "sft"])
+    text = capsys.readouterr().out
+    assert "10 updates of 2 samples: a step has 4.0; their learning rate times 1.41" in text
 
 
 def test_without_the_base_the_memory_says_what_to_fetch(small_project, capsys):

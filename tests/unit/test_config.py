@@ -159,6 +159,18 @@ def test_a_plan_gets_what_its_stage_says_and_another_for_what_is_held_out():
     assert not Project(config(), ROOT).plan_validation
 
 
+def test_the_batch_of_a_reference_concerns_the_report_alone():
+    projects = [
+        Project(config(**recipe(**{"stages.sft.global_batch": {"reference_samples": batch}})), ROOT)
+        for batch in (None, 4, 64)
+    ]
+    for table in ("convert", "decide", "tokenize", "plan", "train", "merge", "predict", "score"):
+        first, *others = (getattr(project, table) for project in projects)
+        assert all(other == first for other in others), table
+    stages = [project.report[("mine",)]["stages"] for project in projects]
+    assert [stage[0]["reference_samples"] for stage in stages] == [None, 4, 64]
+
+
 def test_appending_a_dataset_keeps_the_variants_of_earlier_ones():
     before = Project(config(), ROOT).stage_data["demo", "sft"][0]
     longer = Project(config(recipes={"demo": {"train": ["demo_screens", "demo_night"]}}), ROOT)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import token_data
 from shardline.errors import DataError, GateError
 from shardline.families import qwen2_vl
-from shardline.files import read_json, read_jsonl
+from shardline.files import read_json, read_jsonl, write_json
 from shardline.held_out import held_out
 from shardline.loader import PlanDataset
 from shardline.mixture import apportion_mixture
@@ -339,3 +339,34 @@ def test_padded_and_fixed_rows_hold_the_same_samples(results):
         assert row["input_ids"].shape == row["labels"].shape == (1, 512)
         assert row["position_ids"].shape == (4, 1, 512) and row["cu_seq_lens_k"][-1] == 512
         assert len(row["cu_seq_lens_q"]) <= len(row["samples"] or [0]) + 2
+
+
+def empty_manifest(results):
+    """The token manifest of a dataset of which filters left nothing."""
+    source = manifests(results)[0]
+    path = results / "tokens" / "nothing" / "tiny" / "manifest.json"
+    counts = {"in": 0, "kept": 0, "rejected": 0}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {**read_json(source), "dataset": "nothing", "samples": counts, "shards": []})
+    return path
+
+
+def test_a_dataset_of_which_nothing_is_left_is_told(results, capsys):
+    both = [manifests(results)[1], empty_manifest(results)]
+    summary = read_json(token_data.plan(results, both, "mixed"))
+    assert summary["shares"]["nothing"] == {
+        "asked": 100, "got": 0.0, "available": 0, "taken": 0
+    }  # fmt: skip
+    assert summary["distinct_samples"] == 13
+    assert (
+        "train: nothing: no sample of it is left; mixed goes on without it (0 refused, 0 held out)"
+        in capsys.readouterr().err
+    )
+    with pytest.raises(DataError, match=r"train: nothing: no sample is left to plan with"):
+        token_data.plan(results, both[1:], "alone")
+
+
+def test_a_split_that_holds_nothing_out_is_an_error(results):
+    split = {"validation": 0.001, "by": "sample"}
+    with pytest.raises(DataError, match=r"split: one, two: none of 43 samples .* a larger share"):
+        plan(results, "sft.validation", split=split, part="validation")

@@ -80,6 +80,16 @@ def test_summary_has_the_contract_s_scores_counts_and_seconds(finished: Path) ->
             assert entry["in"] == entry["kept"] + entry["rejected"]
 
 
+def test_a_plan_is_told_in_updates_of_its_reference(finished: Path) -> None:
+    options = results_tree.options()
+    options["stages"][0]["reference_samples"] = 40
+    summary, page, _ = report(finished, options)
+    plan = summary["stages"]["plan/sft"]
+    assert plan["equivalent"]["updates"] == plan["drawn"] / 40 == 160
+    assert summary["stages"]["plan/adapt"]["equivalent"] is None
+    assert "as 160 updates of 40" in shown_text(page)
+
+
 def test_improvement_compares_the_last_stage_with_the_base_item_by_item(finished: Path) -> None:
     summary, _, _ = report(finished)
     gain = summary["improvement"][BENCHMARK]

@@ -8,56 +8,11 @@ from collections import Counter
 
 import pytest
 
+from real_recipes import RECIPES, registry
 from shardline.files import read_jsonl
 from workflow.killing import kill_next
 from workflow.workspace import Workspace, assert_same_artefacts
 
-# Dataset: folder of the shared data, format, frame, format options.
-SHOWUI = {
-    "agentnet": ("agentnetbench_trajectories", "agentnetbench", "unit_xywh", {}),
-    "omniact": ("showui_metadata", "showui", "unit_xyxy", {}),
-    "steps": ("agentnetbench_trajectories", "navigation", None, {"layout": "agentnet"}),
-    "screenagent": ("screenagent_sessions", "navigation", None, {"layout": "screenagent"}),
-    "screenspot": ("screenspot_v2", "screenspot", "pixel_xyxy", {}),
-}
-HOLO1 = {
-    "pix2code": ("pix2code_bootstrap", "dom_html", None, {}),
-    "websrc": ("websrc_html", "dom_html", None, {}),
-    "templates": ("html_template_pairs", "dom_html", None, {}),
-}
-VASE = {
-    "chicken": (
-        "multiview_chicken",
-        "multiview",
-        None,
-        {"group": r"(?P<group>chicken-\w+)/(?P<view>\d+)"},
-    ),
-    "turntables": (
-        "turntable_gifs",
-        "multiview",
-        None,
-        {"group": r"(?P<group>[^/]+)/(?P<view>\d+)"},
-    ),
-    "photographs": ("quality_filtering", "labelled_images", None, {"classes": False}),
-    "objects": ("single_view_objects", "labelled_images", None, {"classes": False}),
-}
-AURORA = {
-    "clips": ("captioned_videos", "llava", None, {"annotations": "videos/captions.jsonl"}),
-    "captions": ("data_juicer_multimodal", "llava", None, {}),
-    "vdc": ("auroracap_vdc_rows", "llava", None, {}),
-}
-QWENVL = {
-    "finetune": ("qwen_vl_finetune_demo", "qwenvl", None, {}),
-    "mllm": ("llama_factory_mllm_demo", "qwenvl", None, {}),
-    "swift": ("ms_swift_rows", "qwenvl", None, {}),
-}
-RECIPES = {
-    "showui": (SHOWUI, ["dedup", "overlap"]),
-    "holo1": (HOLO1, [{"resolution": {"min_width": 64, "min_height": 64}}, "dedup"]),
-    "vase": (VASE, ["dedup", "best_view"]),
-    "aurora": (AURORA, [{"text_length": {"min_answer": 1}}, "dedup"]),
-    "qwenvl": (QWENVL, ["aspect", "dedup"]),
-}
 # Of each dataset: rows, reasons of the rows that conversion rejects, reasons of filters.
 EXPECTED: dict[str, tuple[int, dict[str, int], dict[str, int]]] = {
     "agentnet": (7, {"no_click": 3}, {}),
@@ -93,23 +48,6 @@ KILLS = [
     ("aurora", "controller", "write_image_shard"),
     ("qwenvl", "group", "write_image_shard"),
 ]
-
-
-def registry(shared_data) -> dict:
-    """Dataset entries as a user would write them."""
-    entries = {}
-    for datasets, _ in RECIPES.values():
-        for name, (folder, form, frame, options) in datasets.items():
-            entries[name] = {
-                "source": f"folder:{shared_data / folder}",
-                "format": form,
-                "format_options": options,
-                "licence": "unknown",
-                "max_reject_share": 1.0,
-                **({"frame": frame} if frame else {}),
-            }
-    entries["screenspot"]["metric"] = "point_in_box"
-    return entries
 
 
 def as_recipe(name: str) -> dict:

@@ -67,8 +67,15 @@ def run(arguments: argparse.Namespace) -> None:
 def estimate(
     project: Project, recipe: str, stage: str, hardware: Hardware, speed: float | None
 ) -> Json:
-    """``data``, ``memory`` (or why there is none) and ``time`` of a stage."""
+    """``data``, ``memory`` (or why there is none) and ``time`` of a stage.
+
+    Where the stage has ``reference_samples``, ``data`` has its `equivalent`.
+    """
+    from shardline.equivalent import equivalent
+
     data = stage_data(project, recipe, stage)
+    if reference := project.stage(recipe, stage).global_batch.reference_samples:
+        data["equivalent"] = equivalent(data["samples"], data["steps"], reference)
     return {
         "data": data,
         "hardware": hardware.name,
@@ -78,23 +85,30 @@ def estimate(
 
 
 def stage_data(project: Project, recipe: str, stage: str) -> Json:
-    """What the stage draws: from its plan, else from the converted samples' texts and sizes."""
+    """What the stage draws: from its plan, else from the converted samples' texts and sizes.
+
+    A plan of another config is passed over, which ``source`` then says.
+    """
     from shardline import paths
     from shardline.estimate import estimate_stage
     from shardline.files import read_json
+    from shardline.plan_currency import difference
 
     plan = Path(paths.plan(recipe, stage))
     options = project.plan[recipe, stage]
     family = project.modules.load("families", options["family"])
+    other = ""
     if plan.is_file():
         found = read_json(plan)
-        visual = found["patches"] // family.MERGE**2
-        names = ("samples", "distinct_samples", "tokens", "supervised_tokens", "packs", "steps")
-        return {name: found[name] for name in (*names, "fill", "max_length")} | {
-            "source": str(plan),
-            "visual_tokens": visual,
-            "packs_a_step": found["max_packs_per_step"],
-        }
+        if (changed := difference(project, recipe, stage, found)) is None:
+            names = ("samples", "distinct_samples", "tokens", "supervised_tokens", "packs", "steps")
+            return {name: found[name] for name in (*names, "fill", "max_length")} | {
+                "source": str(plan),
+                "visual_tokens": found["patches"] // family.MERGE**2,
+                "packs_a_step": found["max_packs_per_step"],
+                "left_out": found["reasons"],
+            }
+        other = f"; {plan} is of another config ({changed})"
     data = project.stage_data[recipe, stage]
     manifests = {entry.dataset: Path(paths.converted(entry.dataset)) for entry in data}
     if missing := [str(path) for path in manifests.values() if not path.is_file()]:
@@ -115,7 +129,7 @@ def stage_data(project: Project, recipe: str, stage: str) -> Json:
     )
     text = "counted" if found["exact_text"] else "guessed from its characters"
     return {
-        "source": f"converted samples, before filters; text {text}",
+        "source": f"converted samples, before filters; text {text}{other}",
         "samples": found["samples"],
         "distinct_samples": found["distinct"],
         "tokens": found["tokens"],
@@ -126,6 +140,7 @@ def stage_data(project: Project, recipe: str, stage: str) -> Json:
         "steps": found["steps"],
         "fill": found["fill"],
         "max_length": options["max_length"],
+        "left_out": {name: found[name] for name in ("too_long", "unusable") if found[name]},
     }
 
 
@@ -225,6 +240,20 @@ def describe(recipe: str, stage: str, found: Json) -> str:
         ("packs", f"{count(data['packs'])}, {per_cent(data['fill'])} full"),
         ("steps", f"{count(data['steps'])}, {plural(data['packs_a_step'], 'pack')} each at most"),
     ]
+    if data["left_out"]:
+        reasons = (f"{count(number)} {reason}" for reason, number in data["left_out"].items())
+        rows.append(("left out", ", ".join(reasons)))
+    if same := data.get("equivalent"):
+        factors = same["learning_rate_factor"]
+        updates = plural(round(same["updates"]), "update")
+        rows.append(
+            (
+                "as",
+                f"{updates} of {plural(same['reference_samples'], 'sample')}: "
+                f"a step has {same['samples_per_step']:,.1f}; their learning rate times "
+                f"{factors['square_root']:.2f} (square root) or {factors['linear']:.2f} (linear)",
+            )
+        )
     if "missing" in memory:
         rows.append(("memory", memory["missing"]))
     else:

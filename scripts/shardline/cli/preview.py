@@ -15,11 +15,14 @@ MOST_SAMPLES = 200  # the page holds every picture without loss
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     add_recipe_options(parser, stage="a training stage; default: the first")
+    parser.add_argument(
+        "--validation", action="store_true", help="what the recipe's `split` holds out instead"
+    )
     parser.add_argument("--samples", type=int, default=8, help="how many; default: 8")
     parser.add_argument(
         "--output",
         type=Path,
-        help="the page; default: results/previews/<recipe>-<stage>.html",
+        help="the page; default: results/previews/<recipe>-<stage>[-validation].html",
     )
 
 
@@ -27,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the page and say where it is.
 
     Raises:
-        UserError: no such recipe or stage, or nothing is tokenised yet.
+        UserError: no such recipe or stage, nothing is tokenised yet, or nothing is held out.
     """
     from shardline.cli.project import open_recipes, pick_stage
     from shardline.files import atomic_file
@@ -39,8 +42,10 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = arguments.recipe
     project = open_recipes(arguments.configfile, [recipe])
     stage = pick_stage(project, recipe, arguments.stage)
-    page = Preview(project, recipe, stage, Path(RESULTS)).render(arguments.samples)
-    output = arguments.output or Path(RESULTS) / "previews" / f"{recipe}-{stage}.html"
+    part = "-validation" if arguments.validation else ""
+    preview = Preview(project, recipe, stage, Path(RESULTS), arguments.validation)
+    page = preview.render(arguments.samples)
+    output = arguments.output or Path(RESULTS) / "previews" / f"{recipe}-{stage}{part}.html"
     with atomic_file(output, "w") as file:
         file.write(page)
     print(f"{output}\n{output.resolve().as_uri()}")

@@ -139,7 +139,9 @@ class Project:
             "method": stage.method,
             "seed": recipe.seed,
             "mixture": [{"dataset": d.dataset, **d.share} for d in data],
-            "global_batch": stage.global_batch.model_dump(exclude_none=True),
+            "global_batch": stage.global_batch.model_dump(
+                exclude={"reference_samples"}, exclude_none=True
+            ),
             "packing": stage.packing,
             "steps": stage.steps,
             "epochs": stage.epochs,

@@ -36,6 +36,7 @@ def report_options(project: Project, name: str, recipe: Recipe, base: str) -> di
                 "name": stage.name,
                 "init": stage.init,
                 "method": stage.method,
+                "reference_samples": stage.global_batch.reference_samples,
                 "exports": project.exports(name, stage.name),
             }
             for stage in recipe.stages

@@ -141,6 +141,12 @@ class GlobalBatch(Strict):
         gt=0,
         description="tokens a step: tokens / max_length packs, made over all samples of an epoch",
     )
+    reference_samples: int | None = Field(
+        default=None,
+        gt=0,
+        description="samples an update of the set-up that the learning rate comes from: the "
+        "estimate and the report then say what the rate would be here; nothing is rerun for it",
+    )
 
     @model_validator(mode="after")
     def _one_unit(self) -> GlobalBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shardline.equivalent import equivalent
 from shardline.files import sha256_file
 from shardline.reporting.artefacts import Artefacts, Json
 
@@ -29,7 +30,9 @@ def stage_counts(options: Json, artefacts: Artefacts) -> dict[str, Json]:
             _add(stages, place, count(name, variant, artefacts))
     recipe = options["recipe"]
     for stage in options["stages"]:
-        _add(stages, f"plan/{stage['name']}", plan_counts(recipe, stage["name"], artefacts))
+        reference = stage.get("reference_samples")
+        counts = plan_counts(recipe, stage["name"], artefacts, reference)
+        _add(stages, f"plan/{stage['name']}", counts)
     for stage in options["stages"]:
         _add(stages, f"train/{stage['name']}", train_figures(recipe, stage["name"], artefacts))
         _add(stages, f"export/{stage['name']}", export_figures(recipe, stage["name"], artefacts))
@@ -121,8 +124,13 @@ def token_counts(name: str, variant: str, artefacts: Artefacts) -> Json | None:
     return entry | {"variant": variant} | {key: manifest.get(key) for key in totals}
 
 
-def plan_counts(recipe: str, stage: str, artefacts: Artefacts) -> Json | None:
-    """Samples that a stage's plan could draw, how many it does, and in how many steps."""
+def plan_counts(
+    recipe: str, stage: str, artefacts: Artefacts, reference_samples: int | None = None
+) -> Json | None:
+    """Samples that a stage's plan could draw, how many it does, and in how many steps.
+
+    ``equivalent`` is None, or what the plan is to a batch of ``reference_samples``.
+    """
     plan = artefacts.json(f"plans/{recipe}/{stage}.json")
     if plan is None:
         return None
@@ -134,10 +142,12 @@ def plan_counts(recipe: str, stage: str, artefacts: Artefacts) -> Json | None:
     seconds = artefacts.seconds(f"plan_stage/{recipe}/{stage}")
     figures = (
         "steps", "samples", "distinct_samples", "epochs", "packs", "tokens", "supervised_tokens",
-        "patches", "fill", "max_length", "shares",
+        "patches", "fill", "max_length", "shares", "samples_per_step",
     )  # fmt: skip
     entry = _counts("samples", counts, plan.get("reasons", {}), seconds)
-    return entry | {key if key != "samples" else "drawn": plan.get(key) for key in figures}
+    entry |= {key if key != "samples" else "drawn": plan.get(key) for key in figures}
+    same = reference_samples and equivalent(plan["samples"], plan["steps"], reference_samples)
+    return entry | {"equivalent": same or None}
 
 
 def train_figures(recipe: str, stage: str, artefacts: Artefacts) -> Json | None:

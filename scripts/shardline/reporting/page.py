@@ -237,11 +237,12 @@ def _outcome(kind: str, entry: Json) -> str:
             f"{plural(entry['tokens'], 'token')}, {count(entry['supervised_tokens'])} supervised, "
             f"{plural(entry['patches'], 'image patch', 'image patches')}"
         )
-    fill = entry.get("fill")
+    fill, same = entry.get("fill"), entry.get("equivalent")
     return (
         f"{plural(entry['steps'], 'step')}, {plural(entry['drawn'], 'sample')} drawn, "
         f"{plural(entry['packs'], 'pack')} of ≤ {count(entry['max_length'])} tokens"
         + (f", {per_cent(fill)} full" if fill is not None else "")
+        + (f", as {same['updates']:,.0f} updates of {same['reference_samples']}" if same else "")
     )
 
 

@@ -96,6 +96,11 @@ def parse(text: str, options: Mapping[str, Any], seen: Sizes = ()) -> list[float
     return coordinates.read(text, _answer_options(options), seen)
 
 
+def parse_values(text: str, options: Mapping[str, Any], seen: Sizes = ()) -> list[float] | None:
+    """The point or the box in an answer, as fractions, or None; see `coordinates.read_values`."""
+    return coordinates.read_values(text, _answer_options(options), seen)
+
+
 def _answer_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**coordinates.DEFAULTS, **(options.get("answer") or {})}
 
