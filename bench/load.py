@@ -26,7 +26,7 @@ from shardline.loader import PlanDataset
 from shardline.token_reader import TokenReader
 
 WORKERS = 2
-SAMPLES = 240
+SAMPLES = 120
 TURNS = 2  # ours and theirs take turns, for what else the machine does to strike both
 
 

@@ -6,13 +6,17 @@ machine and a fast one. On a busy machine it means little: let nothing else run.
 
 from __future__ import annotations
 
+import count
+import dag
 import figures
+import load
 import plan
+import tokenise
 
 
 def main() -> None:
     """Measure and print, a line a figure."""
-    figures.show("bench-tokens", (plan,))
+    figures.show("bench-tokens", (plan, count, tokenise, load, dag))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ shards there are has to read a manifest while the graph is built.
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 from snakemake.io import ancient
@@ -14,6 +17,8 @@ from snakemake.io import ancient
 from shardline import paths
 from shardline.config.project import Project
 from shardline.files import read_json
+
+_SHARD = re.compile(r"^(samples|shard)-|\.(jsonl\.zst|tar)$")  # what all names of a list share
 
 
 class Upstream:
@@ -23,6 +28,7 @@ class Upstream:
         self._project = project
         self._gates = checkpoints
         self._workflow = workflow
+        self._lists: dict[str, tuple[tuple[int, ...], dict[str, str]]] = {}
 
     def judge_anew(self, wildcards):
         """No file: withdraw the reason "input files updated by another job" wherever it is given.
@@ -90,10 +96,7 @@ class Upstream:
 
     def _converted_shards(self, wildcards) -> dict[str, str]:
         gate = self._gates.convert_dataset.get(dataset=wildcards.dataset)
-        return {
-            entry["name"].removeprefix("samples-").removesuffix(".jsonl.zst"): entry["sha256"]
-            for entry in read_json(gate.output.manifest)["shards"]
-        }
+        return self._listed(gate.output.manifest)
 
     def decided_shard(self, wildcards):
         """Hash of what was decided about one shard and of its source."""
@@ -106,7 +109,23 @@ class Upstream:
 
     def _decided_shards(self, wildcards) -> dict[str, str]:
         gate = self._gates.decide_filters.get(dataset=wildcards.dataset, variant=wildcards.variant)
-        return {entry["shard"]: entry["sha256"] for entry in read_json(gate.output[0])["shards"]}
+        return self._listed(gate.output[0])
+
+    def _listed(self, path: str) -> dict[str, str]:
+        """Hash of each shard in a list of shards, by the part of its name that is its own.
+
+        Read once for as long as the file stays the same: thousands of jobs ask.
+        """
+        status = os.stat(path)
+        version = (status.st_ino, status.st_mtime_ns, status.st_size)
+        known = self._lists.get(path)
+        if known is None or known[0] != version:
+            names = {
+                _SHARD.sub("", entry.get("shard") or entry["name"]): entry["sha256"]
+                for entry in read_json(Path(path))["shards"]
+            }
+            known = self._lists[path] = (version, names)
+        return known[1]
 
     def tokenizer(self, wildcards):
         """Lock of the model whose tokenizer a token variant uses."""
@@ -134,10 +153,7 @@ class Upstream:
     def _filtered_shards(self, wildcards) -> dict[str, str]:
         variant = self._project.filter_of[wildcards.dataset, wildcards.variant]
         gate = self._gates.write_filter_manifest.get(dataset=wildcards.dataset, variant=variant)
-        return {
-            entry["name"].removeprefix("shard-").removesuffix(".tar"): entry["sha256"]
-            for entry in read_json(gate.output.manifest)["shards"]
-        }
+        return self._listed(gate.output.manifest)
 
     def tokens(self, wildcards):
         """Manifests of the token shards that a stage trains on, in the mixture's order."""
@@ -167,10 +183,7 @@ class Upstream:
         gate = self._gates.write_token_manifest.get(
             dataset=wildcards.dataset, variant=wildcards.variant
         )
-        return {
-            entry["name"].removeprefix("shard-").removesuffix(".tar"): entry["sha256"]
-            for entry in read_json(gate.output.manifest)["shards"]
-        }
+        return self._listed(gate.output.manifest)
 
     def features(self, wildcards):
         """Manifests of the features that a stage trains on; none if it runs its vision tower."""

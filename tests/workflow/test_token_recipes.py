@@ -281,13 +281,8 @@ def assert_accounted(workspace: Workspace, recipe: str, stage: str) -> None:
         assert manifest["samples"]["kept"] == drawable + held + refused[dataset], dataset
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        "aurora",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in RECIPES if name != "aurora"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_from_raw_samples_to_plans(tmp_path, shared_data, recipe):
     config = {**project_config(tmp_path / "raw", shared_data), "build": [recipe]}
     workspace = Workspace.create(tmp_path / "project")
