@@ -6,6 +6,7 @@ machine and a fast one. On a busy machine it means little: let nothing else run.
 
 from __future__ import annotations
 
+import codec
 import count
 import dag
 import figures
@@ -16,7 +17,7 @@ import tokenise
 
 def main() -> None:
     """Measure and print, a line a figure."""
-    figures.show("bench-tokens", (plan, count, tokenise, load, dag))
+    figures.show("bench-tokens", (plan, count, codec, tokenise, load, dag))
 
 
 if __name__ == "__main__":
