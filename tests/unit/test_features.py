@@ -313,7 +313,7 @@ def test_text_alone_needs_no_tower(screens, tmp_path):
     shutil.copy(model / "tokenizer.json", bare)
     write_json(bare.with_suffix(".lock.json"), {})
     results = tmp_path / "results"
-    made = [(sample, data) for sample, data in token_data.screens(3, "talk")]
+    made = [(sample, []) for sample, _ in token_data.screens(3, "talk")]
     for sample, _ in made:
         sample.media, sample.boxes = [], []
         sample.messages = tiny_models.conversation("Save", "Open", images=0)
