@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,7 +72,8 @@ def encode_segments(
     """
     encoding = tokenizer.encode("".join(text for text, _ in segments), add_special_tokens=False)
     input_ids = np.array(encoding.ids, dtype=np.int32)
-    starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
+    offsets = chain.from_iterable(encoding.offsets)
+    starts, ends = np.fromiter(offsets, dtype=np.int64).reshape(-1, 2).T
     learned = np.zeros(len(input_ids), dtype=bool)
     position = begin = 0
     for text, answer in segments:
