@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import figures
 import yaml
 
 from shardline.files import read_json, write_json
@@ -130,13 +129,11 @@ def _snakemake(folder: Path, *words: str) -> tuple[str, int]:
         *("--configfile", "large.yaml"),
     ]
     with open(log, "wb") as file:
-        process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=file)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+        code, peak = figures.run(command, cwd=folder, stdout=file, stderr=file)
     said = log.read_text()
-    if process.returncode:
+    if code:
         raise SystemExit(f"dag: snakemake {' '.join(words)} failed:\n{said[-4000:]}")
-    return said, usage.ru_maxrss * 1024
+    return said, peak
 
 
 def main(argv: Sequence[str] | None = None) -> None:

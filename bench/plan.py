@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import figures
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -72,7 +71,7 @@ KINDS = (
 
 def measure(samples: int = SAMPLES) -> dict[str, float]:
     """Seconds and memory (MB) of the slower plan, fill of both, imbalance of the worse."""
-    figures: dict[str, float] = {"plan_1m.samples": samples}
+    found: dict[str, float] = {"plan_1m.samples": samples}
     seconds, peaks, imbalances = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         manifest = _write_dataset(Path(folder, "tokens/mix/bench"), samples)
@@ -82,14 +81,14 @@ def measure(samples: int = SAMPLES) -> dict[str, float]:
             seconds.append(time.perf_counter() - begin)
             peaks.append(peak)
             imbalances.append(plan["predicted_imbalance"]["8"])
-            figures[f"plan_1m.fill_{max_length // 1024}k"] = plan["fill"]
+            found[f"plan_1m.fill_{max_length // 1024}k"] = plan["fill"]
             if plan["samples"] != samples:
                 raise SystemExit(f"{plan['samples']} of {samples} samples were planned")
-    figures["plan_1m.seconds"] = round(max(seconds), 1)
-    figures["plan_1m.peak_mb"] = round(max(peaks) / 1e6)
-    figures["plan.imbalance_p50"] = max(found["p50"] for found in imbalances)
-    figures["plan.imbalance_p99"] = max(found["p99"] for found in imbalances)
-    return figures
+    found["plan_1m.seconds"] = round(max(seconds), 1)
+    found["plan_1m.peak_mb"] = round(max(peaks) / 1e6)
+    found["plan.imbalance_p50"] = max(one["p50"] for one in imbalances)
+    found["plan.imbalance_p99"] = max(one["p99"] for one in imbalances)
+    return found
 
 
 def _plan(manifest: Path, folder: Path, max_length: int, packs: int) -> tuple[dict[str, Any], int]:
@@ -105,12 +104,10 @@ def _plan(manifest: Path, folder: Path, max_length: int, packs: int) -> tuple[di
         *("--tokens", str(manifest), "--plan", str(summary)),
         *("--parquet", str(folder / "plan.parquet"), "--rejects", str(folder / "rejects.jsonl")),
     ]
-    process = subprocess.Popen(command)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"plan_stage failed: {process.returncode}")
-    return read_json(summary), usage.ru_maxrss * 1024
+    code, peak = figures.run(command)
+    if code:
+        raise SystemExit(f"plan_stage failed: {code}")
+    return read_json(summary), peak
 
 
 def draw_lengths(samples: int, seed: int = 0) -> dict[str, np.ndarray]:
