@@ -61,7 +61,8 @@ def resize(frames: Sequence[np.ndarray], grid: Grid, options: Mapping[str, Any])
     """
     side, _ = seen_size(grid)
     square = _padded if options["fit"] == "pad" else _cropped
-    return np.concatenate([square(frame, side) for frame in frames])
+    squares = [square(frame, side) for frame in frames]
+    return squares[0] if len(squares) == 1 else np.concatenate(squares)
 
 
 def on_picture(

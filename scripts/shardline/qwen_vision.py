@@ -87,7 +87,8 @@ def resize(frames: Sequence[np.ndarray], grid: Grid, options: Mapping[str, Any])
     Args:
         frames: pixels uint8 [., ., 3] of each, which come one below the other.
     """
-    return np.concatenate([resize_image(frame, grid) for frame in frames])
+    resized = [resize_image(frame, grid) for frame in frames]
+    return resized[0] if len(resized) == 1 else np.concatenate(resized)
 
 
 def on_picture(
