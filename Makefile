@@ -25,7 +25,7 @@ test-all: .venv/.lock ## Every test that this machine can run.
 bench-data: .venv/.lock ## How fast images are audited and scored and rows converted; about 6 minutes.
 	@PYTHONPATH=scripts python bench/data.py
 
-bench-tokens: .venv/.lock ## How fast samples are counted, tokenised, planned and loaded; about 15 minutes.
+bench-tokens: .venv/.lock ## How fast samples are counted, tokenised, planned and loaded; about 7 minutes.
 	@PYTHONPATH=scripts python bench/tokens.py
 
 lint: .venv/.lock ## ruff, snakefmt and snakemake's own lint.

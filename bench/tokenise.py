@@ -4,7 +4,9 @@
 processor with tensors returned, ours is `tokenise_sample` and the members of its shard, pictures
 encoded. Both outputs are compared. ``pipeline.ratio`` is from the filtered shard to a plan:
 ours are the programs with all that they read, decode and write; theirs opens each picture, calls
-the processor, counts the tokens and fills packs first fit.
+the processor, counts the tokens and fills packs first fit. ``pipeline.estimate_ratio`` is the same
+with what `shardline estimate` does for ours: texts tokenised, pictures known by their sizes, packed
+as the plan will be.
 
 The floor is what our output cannot be made without: resizing and compressing, and for the
 pipeline decoding too. All times are processor seconds of one thread.
@@ -26,7 +28,9 @@ from PIL import Image
 from plan import KINDS
 
 from shardline import plan as planning
+from shardline.estimate import estimate_stage
 from shardline.families import qwen2_vl as family
+from shardline.files import canonical_json, write_json, write_parts
 from shardline.pictures import Pictures
 from shardline.pixels import decode_pixels
 from shardline.placeholders import placeholder_ids
@@ -38,6 +42,11 @@ from shardline.tokenising import shard_members, tokenise_sample, tokenise_shard
 SAMPLES = 120
 MAX_LENGTH = 8192
 TOKENS = {**LIMITS, "loss": "answers"}
+PLAN = {
+    **{"recipe": "bench", "stage": "plan", "method": "sft", "family": "qwen2_vl", "seed": 0},
+    **{"mixture": [{"dataset": "mix", "percent": 100}], "steps": None, "epochs": 1.0},
+    **{"max_length": MAX_LENGTH, "global_batch": {"tokens": MAX_LENGTH}},
+}
 Processor = Any
 
 
@@ -84,18 +93,25 @@ def _tokenise(made: Sequence[Made], model: Path) -> dict[str, float]:
 def _pipeline(made: Sequence[Made], model: Path, results: Path) -> dict[str, float]:
     filtered = write_filtered(results, made)
     processor = processor_of(model)
-    seconds = dict.fromkeys(("ours", "theirs", "decoding"), 0.0)
+    converted = results / "converted/manifest.json"
+    rows = "".join(canonical_json(sample.to_json()) + "\n" for sample, _ in made)
+    write_parts(converted.with_name("samples.jsonl"), [rows.encode()])
+    write_json(converted, {"shards": [{"name": "samples.jsonl"}]})
+    seconds = dict.fromkeys(("ours", "theirs", "decoding", "estimate"), 0.0)
     _timed(seconds, "theirs", _count_and_pack, processor, made)
     _timed(seconds, "ours", run_tokenising, filtered, model, results)
     _timed(seconds, "ours", run_planning, results)
     for _, data in made:
         _timed(seconds, "decoding", _pictures, data)
-    ours, theirs, decoding = seconds.values()
+    _timed(seconds, "estimate", _estimate, converted, family.load_tokenizer(model))
+    ours, theirs, decoding, estimate = seconds.values()
     return {
         "pipeline.samples_per_second_per_core": round(len(made) / ours, 1),
         "pipeline.counting_samples_per_second_per_core": round(len(made) / theirs, 1),
         "pipeline.decoding_samples_per_second_per_core": round(len(made) / decoding, 1),
         "pipeline.ratio": round(theirs / ours, 2),
+        "pipeline.estimate_samples_per_second_per_core": round(len(made) / estimate, 1),
+        "pipeline.estimate_ratio": round(theirs / estimate, 2),
     }
 
 
@@ -192,21 +208,22 @@ def run_tokenising(filtered: Path, model: Path, results: Path) -> None:
 
 def run_planning(results: Path) -> Path:
     """Plan an epoch of what `run_tokenising` wrote; returns the summary's path."""
-    options = {
-        **{"recipe": "bench", "stage": "plan", "method": "sft", "family": "qwen2_vl", "seed": 0},
-        **{"mixture": [{"dataset": "mix", "percent": 100}], "steps": None, "epochs": 1.0},
-        **{"max_length": MAX_LENGTH, "global_batch": {"tokens": MAX_LENGTH}},
-    }
     folder = results / "plans"
     planning.write_plan(
         [results / "tokens/mix/bench/manifest.json"],
-        options,
+        PLAN,
         family,
         plan=folder / "plan.json",
         parquet=folder / "plan.parquet",
         rejects=folder / "rejects.jsonl",
     )
     return folder / "plan.json"
+
+
+def _estimate(converted: Path, tokenizer: Any) -> None:
+    estimate_stage(
+        {"mix": converted}, PLAN, family=family, task=chat, tokens=TOKENS, tokenizer=tokenizer
+    )
 
 
 def _count_and_pack(processor: Processor, made: Sequence[Made]) -> list[int]:
