@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import ModuleType
 
-from shardline.config.schema import Recipe, Stage, Tokens
+from shardline.config.schema import Recipe
+from shardline.config.stage_schema import Stage
+from shardline.config.token_schema import Tokens
 from shardline.errors import ConfigError
 
 

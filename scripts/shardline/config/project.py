@@ -18,8 +18,10 @@ from shardline.config.cached_features import chain, features_point
 from shardline.config.filter_chain import UsedScorer, check_filters
 from shardline.config.modules import Modules
 from shardline.config.report_options import report_options
-from shardline.config.schema import Config, ModuleTuning, Recipe, Stage, Tokens, Tune
+from shardline.config.schema import Config, Recipe
+from shardline.config.stage_schema import ModuleTuning, Stage, Tune
 from shardline.config.token_options import check_tokens
+from shardline.config.token_schema import Tokens
 from shardline.errors import ConfigError, DataError
 from shardline.files import read_json, sha256_bytes, short_hash
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from shardline.config.modules import Modules
-from shardline.config.schema import Tokens
+from shardline.config.token_schema import Tokens
 from shardline.errors import ConfigError
 
 

@@ -1,0 +1,217 @@
+"""What a user may write under ``stages``: data, batch, packing, tuning and optimiser of a stage."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from shardline.config.strict import Name, Strict
+from shardline.config.token_schema import Tokens
+
+
+def _as_section(value: Any) -> Any:
+    """`dedup` is short for `dedup: {}`."""
+    return {value: {}} if isinstance(value, str) else value
+
+
+def _one_filter(value: dict[str, Any]) -> dict[str, Any]:
+    if len(value) != 1:
+        raise ValueError("give one filter an entry: `- name` or `- name: {options}`")
+    return value
+
+
+FilterEntry = Annotated[
+    dict[Name, dict[str, Any]], BeforeValidator(_as_section), AfterValidator(_one_filter)
+]
+
+
+class Lora(Strict):
+    """Low-rank adapters on the linear layers of a module."""
+
+    rank: int = Field(gt=0)
+    alpha: float = Field(gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: list[str] | None = Field(
+        default=None, description="layer names, e.g. [q_proj, v_proj]; default: every linear layer"
+    )
+
+
+class ModuleTuning(Strict):
+    """How one module learns: `lora: {...}` or `full: true`, at its own learning rate."""
+
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    lora: Lora | None = None
+    full: bool = False
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ModuleTuning:
+        if (self.lora is not None) == self.full:
+            raise ValueError("give either `lora: {rank, alpha}` or `full: true`")
+        return self
+
+
+def _unfrozen(value: Any) -> Any:
+    if value == "frozen":
+        return None
+    if value is not None and not isinstance(value, dict | ModuleTuning):
+        raise ValueError("give `frozen`, or a section with lr and either `lora` or `full: true`")
+    return value
+
+
+Module = Annotated[ModuleTuning | None, BeforeValidator(_unfrozen)]
+
+
+class Tune(Strict):
+    """Which modules learn; a module that is not named is `frozen`."""
+
+    llm: Module = None
+    projector: Module = None
+    vision: Module = None
+
+    @model_validator(mode="after")
+    def _something_learns(self) -> Tune:
+        if not (self.llm or self.projector or self.vision):
+            raise ValueError("all modules are frozen: nothing would learn")
+        return self
+
+
+class GlobalBatch(Strict):
+    """The size of one optimiser step, whatever the hardware: samples, or tokens."""
+
+    samples: int | None = Field(
+        default=None, gt=0, description="samples a step: drawn first, then packed"
+    )
+    tokens: int | None = Field(
+        default=None,
+        gt=0,
+        description="tokens a step: tokens / max_length packs, made over all samples of an epoch",
+    )
+    reference_samples: int | None = Field(
+        default=None,
+        gt=0,
+        description="samples an update of the set-up that the learning rate comes from: the "
+        "estimate and the report then say what the rate would be here; nothing is rerun for it",
+    )
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> GlobalBatch:
+        if (self.samples is None) == (self.tokens is None):
+            raise ValueError(
+                "give either `samples` or `tokens`; null takes back the one that is inherited"
+            )
+        return self
+
+
+class Optimizer(Strict):
+    """The optimiser; learning rates and weight decays stand in `tune`."""
+
+    name: Literal["adamw"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    clip: float | None = Field(default=1.0, gt=0, description="largest gradient norm, null: any")
+
+
+class Schedule(Strict):
+    """The learning rate over the steps."""
+
+    name: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(default=0.03, ge=0, description="below 1: share of the steps; else steps")
+
+
+class Stage(Strict):
+    """One training stage of a recipe; train, filters and tokens override the recipe's."""
+
+    name: Name
+    method: Literal["sft"] = "sft"
+    init: str = Field(default="base", description="base, an earlier stage, hub://… or folder:…")
+    tune: Tune
+    global_batch: GlobalBatch
+    steps: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    epoch_draws: int | None = Field(
+        default=None,
+        gt=0,
+        description="an epoch is so many draws, each of any sample whatever was drawn before; "
+        "default: every sample once",
+    )
+    max_length: int = Field(default=4096, gt=0, description="tokens a pack")
+    max_patches: int | None = Field(
+        default=None, gt=0, description="patches of the vision tower a pack; default: any number"
+    )
+    packing: Literal["step", "flatten", "none", "global", "given"] | None = Field(
+        default=None,
+        description="of `samples`: step (the default): pack each step's samples; flatten: one "
+        "sample a pack, a forward's packs side by side; none: the same, but padded to the longest. "
+        "Of `tokens`: global (the default): pack an epoch; given: the packs of the source",
+    )
+    length_grouped: bool = Field(
+        default=False, description="flatten and none: samples of a step from long to short"
+    )
+    fixed_shape: bool = Field(
+        default=False, description="fill every forward up to max_length tokens a pack"
+    )
+    too_long: Literal["reject", "truncate_answer"] = Field(
+        default="reject",
+        description="a sample over max_length is left out, or its last answer cut",
+    )
+    max_reject_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="share of a dataset's samples that may be unusable (not: too long) before the "
+        "plan fails",
+    )
+    cache_features: bool = Field(
+        default=False,
+        description="compute the outputs of the vision tower once and train without it; it must "
+        "be frozen, and `tokens` without `crop`",
+    )
+    precision: Literal["bf16", "fp32"] = "bf16"
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    schedule: Schedule = Field(default_factory=Schedule)
+    train: list[str] | None = None
+    filters: list[FilterEntry] | None = None
+    tokens: Tokens | None = None
+    exports: list[Literal["adapter", "merged"]] | None = None
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> Stage:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either `steps` or `epochs`")
+        if self.epoch_draws and self.epochs is None:
+            raise ValueError("`epoch_draws` goes with `epochs`, not with `steps`")
+        return self
+
+    @model_validator(mode="after")
+    def _packs_as_it_draws(self) -> Stage:
+        unit = "samples" if self.global_batch.samples else "tokens"
+        allowed = {"samples": ("step", "flatten", "none"), "tokens": ("global", "given")}[unit]
+        if self.packing and self.packing not in allowed:
+            raise ValueError(
+                f"packing = {self.packing!r} with a global_batch of {unit}; "
+                f"allowed: {', '.join(allowed)}"
+            )
+        if unit == "tokens" and self.global_batch.tokens < self.max_length:
+            raise ValueError(
+                f"global_batch.tokens = {self.global_batch.tokens}; allowed: at least max_length "
+                f"= {self.max_length}, since a step has whole packs"
+            )
+        if self.length_grouped and self.packing not in ("flatten", "none"):
+            raise ValueError("`length_grouped` is for `packing: flatten` and `packing: none`")
+        if self.epoch_draws and self.packing == "given":
+            raise ValueError("`epoch_draws` draws samples, `packing: given` keeps them in packs")
+        return self
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether any module learns through adapters."""
+        modules = (self.tune.llm, self.tune.projector, self.tune.vision)
+        return any(module and module.lora for module in modules)
+
+    @model_validator(mode="after")
+    def _adapter_needs_lora(self) -> Stage:
+        if self.exports and "adapter" in self.exports and not self.is_lora:
+            raise ValueError(f"stage {self.name} has no LoRA module: there is no adapter to export")
+        return self
