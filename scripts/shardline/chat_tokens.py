@@ -6,14 +6,15 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from shardline.errors import SampleError
+from shardline.errors import DataError, SampleError
+from shardline.labels import IGNORED
 
-IGNORED = -100  # the label that the loss of every HF model skips
 LOSSES = ("answers", "all")
 
 
@@ -39,6 +40,25 @@ def plain_text(text: str, special_tokens: tuple[str, ...]) -> str:
     if found := _pattern(special_tokens).search(text):
         raise SampleError("special_token", f"{found[0]} in the text {text[:200]!r}")
     return text
+
+
+def read_tokenizer(folder: Path, tokens: Sequence[str], kind: str) -> Tokenizer:
+    """The tokenizer of a model folder, from its ``tokenizer.json`` alone.
+
+    Args:
+        tokens: that it must have; ``kind``: of tokenizer, for messages.
+
+    Raises:
+        DataError: there is no such file, or a token is missing in it.
+    """
+    file = Path(folder) / "tokenizer.json"
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; a model folder has the tokenizer of its model")
+    tokenizer = Tokenizer.from_file(str(file))
+    for token in tokens:
+        if tokenizer.token_to_id(token) is None:
+            raise DataError(f"{file}: has no token {token}; it is not a {kind} tokenizer")
+    return tokenizer
 
 
 @cache

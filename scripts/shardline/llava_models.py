@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
+from shardline.chat_tokens import read_tokenizer
 from shardline.errors import ConfigError, DataError
 from shardline.files import read_json
 from shardline.llava_vision import PATCH
-from shardline.model_weights import draw_weights, linear_layers, load_weights
+from shardline.model_weights import build, linear_layers, load_weights
 from shardline.vicuna_chat import (
     BEGIN,
     END,
@@ -35,19 +36,8 @@ PROJECTOR = "multi_modal_projector"
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder, from its ``tokenizer.json`` alone.
-
-    Raises:
-        DataError: there is no such file, or a token of the chat format is missing in it.
-    """
-    file = Path(folder) / "tokenizer.json"
-    if not file.is_file():
-        raise DataError(f"{file}: no such file; a model folder has the tokenizer of its model")
-    tokenizer = Tokenizer.from_file(str(file))
-    for token in (BEGIN, END, *PLACEHOLDERS):
-        if tokenizer.token_to_id(token) is None:
-            raise DataError(f"{file}: has no token {token}; it is not a LLaVA tokenizer")
-    return tokenizer
+    """The tokenizer of a model folder; see `read_tokenizer`."""
+    return read_tokenizer(folder, (BEGIN, END, *PLACEHOLDERS), "LLaVA")
 
 
 def check_model(folder: Path, options: Mapping[str, Any]) -> None:
@@ -111,7 +101,6 @@ def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, folder: Path, s
     Raises:
         ConfigError: transformers refuses the config, or its patches are not the family's.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
     if config["vision_config"].get("patch_size", PATCH) != PATCH:
@@ -120,8 +109,8 @@ def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, folder: Path, s
     special = {"bos_token_id": ids[BEGIN], "eos_token_id": ids[END], "pad_token_id": ids[PAD]}
     spread = {key: config[key] for key in ("initializer_range",) if key in config}
     vision = {**spread, **config["vision_config"], "patch_size": PATCH}
-    try:
-        model = LlavaForConditionalGeneration(
+    model = build(
+        lambda: LlavaForConditionalGeneration(
             LlavaConfig(
                 text_config={
                     "model_type": "llama",
@@ -136,15 +125,10 @@ def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, folder: Path, s
                 tie_word_embeddings=config.get("tie_word_embeddings", False),
                 dtype="float32",
             )
-        )
-    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        raise ConfigError(f"model config: transformers refuses it: {error}") from error
-    ranges = {
-        "llm": model.config.text_config.initializer_range,
-        "projector": model.config.vision_config.initializer_range,
-        "vision": model.config.vision_config.initializer_range,
-    }
-    draw_weights(model, seed, ranges, module_of)
+        ),
+        seed,
+        module_of,
+    )
     model.generation_config.update(**special, do_sample=False)
     model.save_pretrained(folder)
     side = vision["image_size"]

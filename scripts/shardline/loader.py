@@ -17,12 +17,11 @@ import torch
 
 from shardline.errors import ConfigError, DataError
 from shardline.features import FeatureReader
+from shardline.labels import IGNORED
 from shardline.placeholders import media_types
 from shardline.plan_file import Place, read_plan
 from shardline.row_padding import pad_row, pad_samples
 from shardline.token_reader import TokenReader
-
-IGNORED = -100
 
 
 class PlanDataset(torch.utils.data.Dataset):

@@ -1,14 +1,14 @@
-"""Weights of models, the same for every family: drawn by name, or read whole or not at all."""
+"""Models of every family: their weights are drawn by name, or read whole or not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shardline.errors import DataError
+from shardline.errors import ConfigError, DataError
 from shardline.files import sha256_bytes
 
 if TYPE_CHECKING:
@@ -17,18 +17,29 @@ if TYPE_CHECKING:
 ATTENTION = "shardline_varlen"
 
 
-def draw_weights(
-    model: torch.nn.Module,
-    seed: int,
-    spread: Mapping[str, float],
-    module_of: Callable[[str], str],
-) -> None:
-    """Fill a model from (``seed``, name of the parameter): the same with every version of torch.
+def build(
+    make: Callable[[], torch.nn.Module], seed: int, module_of: Callable[[str], str]
+) -> torch.nn.Module:
+    """A model whose weights follow from (``seed``, name of the parameter) with every torch.
 
-    Norms are one and biases zero; all else is normal with the ``spread`` of its module.
+    Norms are one and biases zero; all else is normal with the ``initializer_range`` of the text or
+    the vision config; the projector has the vision's.
+
+    Args:
+        make: builds it from a config of transformers.
+
+    Raises:
+        ConfigError: transformers refuses the config.
     """
     import torch
+    from huggingface_hub.errors import StrictDataclassError
 
+    try:
+        model = make()
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        raise ConfigError(f"model config: transformers refuses it: {error}") from error
+    vision = model.config.vision_config.initializer_range
+    spread = {"llm": model.config.text_config.initializer_range}
     for name, parameter in model.named_parameters():
         owner, _, kind = name.rpartition(".")
         if kind == "bias":
@@ -39,8 +50,9 @@ def draw_weights(
             key = int(sha256_bytes(f"{seed}:{name}".encode())[:32], 16)
             generator = np.random.Generator(np.random.Philox(key=key))
             values = generator.standard_normal(parameter.shape, dtype=np.float32)
-            values *= np.float32(spread[module_of(name)])
+            values *= np.float32(spread.get(module_of(name), vision))
         parameter.data.copy_(torch.from_numpy(values))
+    return model
 
 
 def load_weights(model_class: type, folder: Path, dtype: torch.dtype) -> torch.nn.Module:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tokenizers import Tokenizer
 
 from shardline import paths
-from shardline.chat_tokens import IGNORED, parts_of
+from shardline.chat_tokens import parts_of
 from shardline.errors import UserError
 from shardline.files import read_json, sha256_bytes
+from shardline.labels import count_supervised
 from shardline.lineage import Lineage
 from shardline.plan_currency import difference
 from shardline.plan_file import Place, Plan, read_plan
@@ -151,7 +151,7 @@ class Preview:
         if scenes and sample.media[0].kind == "image":
             draw(scenes[0], sample, taught, self.family, options)
         kept = len(stored.labels) - place.cut
-        supervised = int(np.count_nonzero(stored.labels[1:kept] != IGNORED))
+        supervised = count_supervised(stored.labels[:kept])
         facts = [
             ("tokens", f"{place.length:,}, {supervised:,} of them learned"),
             *([("cut", f"{plural(place.cut, 'token')} at the end")] if place.cut else []),

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 from tokenizers import Tokenizer
 
-from shardline.chat_tokens import IGNORED
+from shardline.labels import IGNORED
 from shardline.placeholders import media_types, placeholder_ids
 from shardline.token_reader import StoredSample
 

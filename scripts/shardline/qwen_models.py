@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
+from shardline.chat_tokens import read_tokenizer
 from shardline.errors import ConfigError, DataError
 from shardline.files import read_json, write_json
-from shardline.model_weights import draw_weights, linear_layers, load_weights
+from shardline.model_weights import build, linear_layers, load_weights
 from shardline.qwen_chat import (
     END_OF_TEXT,
     END_OF_TURN,
@@ -35,19 +36,8 @@ FIXED = {"patch_size": PATCH, "spatial_merge_size": MERGE, "temporal_patch_size"
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder, from its ``tokenizer.json`` alone.
-
-    Raises:
-        DataError: there is no such file, or a special token of the family is missing in it.
-    """
-    file = Path(folder) / "tokenizer.json"
-    if not file.is_file():
-        raise DataError(f"{file}: no such file; a model folder has the tokenizer of its model")
-    tokenizer = Tokenizer.from_file(str(file))
-    for token in SPECIAL_TOKENS:
-        if tokenizer.token_to_id(token) is None:
-            raise DataError(f"{file}: has no token {token}; it is not a Qwen-VL tokenizer")
-    return tokenizer
+    """The tokenizer of a model folder; see `read_tokenizer`."""
+    return read_tokenizer(folder, SPECIAL_TOKENS, "Qwen-VL")
 
 
 def check_vision(folder: Path, vision: Mapping[str, Any] | None = None) -> None:
@@ -130,9 +120,6 @@ def build_qwen(
 ) -> None:
     """Write a randomly initialised model that stock transformers loads, with our chat template.
 
-    Weights are `draw_weights`'s, with the ``initializer_range`` of the text and the vision config;
-    the projector has the vision's.
-
     Args:
         name: of the model as transformers' classes have it, e.g. ``Qwen2VL``.
         config: ``text_config``, ``vision_config`` and ``image_processor`` as transformers has
@@ -145,7 +132,6 @@ def build_qwen(
         ConfigError: transformers refuses the config, or its vision is not the family's.
     """
     import transformers
-    from huggingface_hub.errors import StrictDataclassError
 
     vision = {**FIXED, **(vision or {})}
     for key, expected in vision.items():
@@ -155,8 +141,8 @@ def build_qwen(
     image, video = (ids[placeholder] for placeholder in PLACEHOLDERS)
     ends = {"eos_token_id": ids[END_OF_TURN], "pad_token_id": ids[END_OF_TEXT]}
     spread = {key: config[key] for key in ("initializer_range",) if key in config}
-    try:
-        model = getattr(transformers, f"{name}ForConditionalGeneration")(
+    model = build(
+        lambda: getattr(transformers, f"{name}ForConditionalGeneration")(
             getattr(transformers, f"{name}Config")(
                 text_config={
                     **spread,
@@ -173,15 +159,10 @@ def build_qwen(
                 tie_word_embeddings=config.get("tie_word_embeddings", True),
                 dtype="float32",
             )
-        )
-    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        raise ConfigError(f"model config: transformers refuses it: {error}") from error
-    ranges = {
-        "llm": model.config.text_config.initializer_range,
-        "projector": model.config.vision_config.initializer_range,
-        "vision": model.config.vision_config.initializer_range,
-    }
-    draw_weights(model, seed, ranges, module_of)
+        ),
+        seed,
+        module_of,
+    )
     model.generation_config.update(**ends, bos_token_id=ids[END_OF_TEXT], do_sample=False)
     model.save_pretrained(folder)
     _processor(name, tokenizer, config["image_processor"]).save_pretrained(folder)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-IGNORED = -100
+from shardline.labels import IGNORED
+
 PADDING = 0  # any id will do
 FILL = {"input_ids": PADDING, "labels": IGNORED, "mm_token_type_ids": 0}
 

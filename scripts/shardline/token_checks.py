@@ -13,9 +13,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from shardline.errors import SampleError
+from shardline.labels import IGNORED
 from shardline.samples import Sample
 
-IGNORED = -100
 PACK = "pack"
 """Key of a sample's ``meta``: the name of the pack that its source put it in."""
 

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from shardline.chat_tokens import IGNORED
 from shardline.errors import DataError, SampleError
 from shardline.files import canonical_json, file_entry, sha256_bytes, sha256_file, write_jsonl
+from shardline.labels import count_supervised
 from shardline.pictures import Pictures, decode_medium
 from shardline.placeholders import media_types, placeholder_ids
 from shardline.png import encode_png
@@ -96,11 +96,6 @@ def tokenise_sample(
 def count_placeholders(input_ids: np.ndarray, placeholders: Sequence[int]) -> int:
     """How many media the tokens ask for."""
     return int(np.count_nonzero(media_types(input_ids, placeholders)))
-
-
-def count_supervised(labels: np.ndarray) -> int:
-    """Tokens that add to the loss: the first is predicted from nothing, so its label is not one."""
-    return int(np.count_nonzero(labels[1:] != IGNORED))
 
 
 def tokenise_shard(

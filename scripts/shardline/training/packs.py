@@ -14,9 +14,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from shardline.attention import no_mask
+from shardline.labels import IGNORED
 from shardline.vision_features import vision_keywords
 
-IGNORED = -100
 TEXT = ("input_ids", "labels", "mm_token_type_ids", "position_ids")
 """What a row has one of for each token, in the last dimension."""
 MEDIA = ("images", "features", "media_types", "intervals")
