@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shardline.token_index import grid_table
+from shardline.token_index import IMAGE_SUFFIX, grid_table
 from shardline.truncation import CUT_BY, cut_samples
 
 NUMBERS = ("length", "text_length", "placeholders", "patches", "supervised", "media_end")
@@ -144,7 +144,7 @@ def _members(column: pa.ChunkedArray, samples: int) -> tuple[np.ndarray, ...]:
     members = column.combine_chunks()
     sample_of = np.repeat(np.arange(samples), np.asarray(members.value_lengths()))
     flat = members.flatten()
-    is_image = pc.match_substring_regex(flat.field("name"), r"\.\d+\.png$")
+    is_image = pc.match_substring_regex(flat.field("name"), rf"\.\d+\.{IMAGE_SUFFIX}$")
     is_array = pc.match_substring_regex(flat.field("name"), r"\.(input_ids|labels)\.npy$")
     sizes = np.asarray(flat.field("size"))
     ends = np.zeros(samples, dtype=np.int64)

@@ -20,6 +20,7 @@ from shardline.files import atomic_file, canonical_json, sha256_file
 from shardline.shards import Member
 
 METADATA = b"shardline"
+IMAGE_SUFFIX = "png"
 MODEL_FACTS = ("family", "placeholder_ids", "tokenizer_sha256", "template_sha256")
 """Facts of a shard that all shards of one training must share."""
 SCHEMA = pa.schema(

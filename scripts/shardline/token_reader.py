@@ -15,7 +15,7 @@ import numpy as np
 
 from shardline.errors import DataError
 from shardline.png import decode_png
-from shardline.token_index import ShardIndex
+from shardline.token_index import IMAGE_SUFFIX, ShardIndex
 
 ATTEMPTS = 3
 WAIT = 0.2  # seconds before the second attempt, doubled before the third
@@ -94,11 +94,11 @@ class TokenReader:
         images, arrays = [], {}
         descriptor = self._file(shard)
         for suffix, (offset, size) in index.places(row).items():
-            if (suffix.endswith(".png") and self.pictures) or suffix.endswith(".npy"):
+            if (suffix.endswith(f".{IMAGE_SUFFIX}") and self.pictures) or suffix.endswith(".npy"):
                 data = os.pread(descriptor, size, offset)
                 if len(data) != size:
                     raise OSError(f"{len(data)} of {size} bytes of {suffix} were read")
-                if suffix.endswith(".png"):
+                if suffix.endswith(f".{IMAGE_SUFFIX}"):
                     images.append(decode_png(data))
                 else:
                     arrays[suffix] = np.load(io.BytesIO(data), allow_pickle=False)

@@ -27,12 +27,11 @@ from shardline.png import encode_png
 from shardline.samples import Sample
 from shardline.shards import read_shard, write_shard
 from shardline.token_checks import check_arrays, check_grid, planning_columns
-from shardline.token_index import write_index
+from shardline.token_index import IMAGE_SUFFIX, write_index
 from shardline.variants import cut, variants_of
 
 STAGE = "tokenize"
 PACKAGES = (*("av", "isal", "numpy", "pillow", "pyarrow", "tokenizers", "torch", "torchvision"),)
-IMAGE_SUFFIX = "png"
 
 
 class Tokenised(NamedTuple):

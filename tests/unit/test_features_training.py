@@ -34,10 +34,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 @pytest.fixture
 def fresh(project: Project) -> Iterator[Project]:
     """The project without any training."""
-    preset = project.hardware.read_text()
-    shutil.rmtree(project.stage, ignore_errors=True)
-    yield project
-    project.hardware.write_text(preset)
+    with tiny_project.untrained(project):
+        yield project
 
 
 def features(project: Project, point: str, **options) -> Path:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +76,15 @@ class Project:
             *("--code", "c0de", "--hardware", str(self.hardware), "--threads", "1"),
             *("--result", str(self.stage / "result.json")),
         ]
+
+
+@contextmanager
+def untrained(project: Project) -> Iterator[None]:
+    """The project without any training; its preset is put back at the end."""
+    preset = project.hardware.read_text()
+    shutil.rmtree(project.stage, ignore_errors=True)
+    yield
+    project.hardware.write_text(preset)
 
 
 def samples(count: int, dataset: str = "d") -> list[tuple[Sample, bytes]]:

@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from shardline.arrangement import packing_of
 from shardline.config.strict import Name, Strict
 from shardline.config.token_schema import Tokens
+from shardline.errors import ConfigError
 
 
 def _as_section(value: Any) -> Any:
@@ -186,18 +188,10 @@ class Stage(Strict):
 
     @model_validator(mode="after")
     def _packs_as_it_draws(self) -> Stage:
-        unit = "samples" if self.global_batch.samples else "tokens"
-        allowed = {"samples": ("step", "flatten", "none"), "tokens": ("global", "given")}[unit]
-        if self.packing and self.packing not in allowed:
-            raise ValueError(
-                f"packing = {self.packing!r} with a global_batch of {unit}; "
-                f"allowed: {', '.join(allowed)}"
-            )
-        if unit == "tokens" and self.global_batch.tokens < self.max_length:
-            raise ValueError(
-                f"global_batch.tokens = {self.global_batch.tokens}; allowed: at least max_length "
-                f"= {self.max_length}, since a step has whole packs"
-            )
+        try:
+            packing_of(self.model_dump(include={"packing", "global_batch", "max_length"}))
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         if self.length_grouped and self.packing not in ("flatten", "none"):
             raise ValueError("`length_grouped` is for `packing: flatten` and `packing: none`")
         if self.epoch_draws and self.packing == "given":

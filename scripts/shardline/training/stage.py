@@ -2,54 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import TrainingArguments
 
-from shardline import lean, registry
-from shardline.devices import repeatable
+from shardline import registry
 from shardline.errors import Interrupted
 from shardline.files import naming_full_disk, read_json, sha256_file, write_json
-from shardline.hardware import Hardware, forwards
+from shardline.hardware import forwards
 from shardline.loader import PlanDataset
 from shardline.training import checkpoints, gates, outcome
+from shardline.training.arguments import prepare, trainer_arguments
+from shardline.training.inputs import Stage
 from shardline.training.journal import Journal, read_journal
 from shardline.training.launch import own_rank
-from shardline.training.packs import split
+from shardline.training.model import tuned_model
+from shardline.training.probe import probe
 from shardline.training.rows import rows_from
 from shardline.training.schedule import learning_rate_factor
 from shardline.training.signals import StopRequest
 from shardline.training.trainer import PlanTrainer, StepTotals
-from shardline.training.tuning import apply_tuning, describe, kind, parameter_groups
+from shardline.training.tuning import describe, kind, parameter_groups
 from shardline.training.weights import save_weights
 from shardline.versions import package_versions
-from shardline.vision_features import DTYPES, VisionTower, take_features
+from shardline.vision_features import DTYPES
 
-PROBE_SAMPLES = 4
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "safetensors")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """What `train_stage` is told; ``work`` is the folder of this training's key."""
-
-    options: Mapping[str, Any]
-    plan: Path
-    parquet: Path
-    results: Path
-    model: Path
-    model_manifest: Path
-    work: Path
-    code: str
-    hardware: Hardware
-    threads: int
-    features: Sequence[Path] = ()
-    """Manifests of the vision tower's outputs, where ``options`` has ``features``, their point."""
 
 
 def train(stage: Stage, stop: StopRequest) -> None:
@@ -71,7 +51,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
         f"{steps} steps of {summary['global_batch']} in up to {packs} packs = {ranks} rank(s) x "
         f"{accumulation} forward(s) x {micro_batch} pack(s)"
     )
-    device = _prepare(stage, ranks)
+    device = prepare(stage, ranks)
     data = PlanDataset(
         stage.results,
         stage.plan,
@@ -83,9 +63,9 @@ def train(stage: Stage, stop: StopRequest) -> None:
         accumulation=accumulation,
         features=stage.features,
     )
-    checked = _check(stage, family, data, device, say) if rank == 0 else {}
-    arguments = _arguments(stage, accumulation, steps)
-    model = _tuned(stage, family, device)
+    checked = probe(stage, family, data, device, say) if rank == 0 else {}
+    arguments = trainer_arguments(stage, accumulation, steps)
+    model = tuned_model(stage, family, device)
     for line in describe(model, family, options["tune"]):
         say(line)
     before = gates.parameter_digests(model, family)
@@ -165,90 +145,6 @@ def _go(
         if trainer.journal:
             trainer.journal.close()
     return step
-
-
-def _check(
-    stage: Stage,
-    family: Any,
-    data: PlanDataset,
-    device: torch.device,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    """The gates on the first samples of the plan, with the bare base."""
-    options = stage.options
-    model = family.load_model(stage.model, DTYPES[options["precision"]], device)
-    samples = split(data[0], family)[:PROBE_SAMPLES]
-    passed = {}
-    if stage.features:
-        point = options["features"]
-        size = {"ranks": data.ranks, "micro_batch": data.micro_batch}
-        seen = PlanDataset(stage.results, stage.plan, stage.parquet, family, **size)
-        pictures = split(seen[0], family)[:PROBE_SAMPLES]
-        tower = VisionTower(model, family, point, options["precision"])
-        passed["features"] = gates.features_fit(tower, pictures, samples)
-        say(f"features: largest relative difference {passed['features']['max_difference']:.1e}")
-        take_features(model, family, point)
-    passed["packing_parity"] = gates.packing_parity(model, family, samples)
-    say(
-        f"packing parity of {len(samples)} samples: largest relative difference "
-        f"{passed['packing_parity']['max_difference']:.1e}"
-    )
-    return passed
-
-
-def _tuned(stage: Stage, family: Any, device: torch.device) -> torch.nn.Module:
-    """The base, tuned as the stage asks: what is trained in full is in fp32."""
-    options = stage.options
-    model = family.load_model(stage.model, DTYPES[options["precision"]], device)
-    if stage.features:
-        take_features(model, family, options["features"])
-    for name, parameter in model.named_parameters():
-        if options["tune"][family.module_of(name)]["mode"] == "full":
-            parameter.data = parameter.data.float()
-    if stage.hardware.gradient_checkpointing:
-        if hasattr(model, "activation_checkpointing_enable"):
-            model.activation_checkpointing_enable({"use_reentrant": False})
-        else:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-    torch.manual_seed(options["seed"])
-    return apply_tuning(model, family, options["tune"])
-
-
-def _prepare(stage: Stage, ranks: int) -> torch.device:
-    """Choose this rank's device and make what follows repeatable."""
-    lean.quiet()
-    torch.set_num_threads(max(1, stage.threads // ranks - stage.hardware.workers))
-    return repeatable(stage.hardware.device)
-
-
-def _arguments(stage: Stage, accumulation: int, steps: int) -> TrainingArguments:
-    hardware, options = stage.hardware, stage.options
-    backend = "gloo" if hardware.device == "cpu" else "nccl"
-    arguments = TrainingArguments(
-        output_dir=str(stage.work),
-        max_steps=steps,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=accumulation,
-        max_grad_norm=options["optimizer"]["clip"] or 0.0,
-        seed=options["seed"],
-        bf16=options["precision"] == "bf16",
-        use_cpu=hardware.device == "cpu",
-        ddp_backend=backend if hardware.ranks > 1 else None,
-        ddp_find_unused_parameters=False,
-        deepspeed=hardware.deepspeed,
-        save_strategy="steps",
-        save_steps=hardware.checkpoint_every,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        ignore_data_skip=True,
-    )
-    # Without this the Trainer spreads a single process over all GPUs it sees (DataParallel).
-    _ = arguments.device
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
 
 
 def _totals(data: PlanDataset) -> list[StepTotals]:

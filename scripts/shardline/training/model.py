@@ -1,0 +1,29 @@
+"""The model that a stage trains: its base, tuned as the stage asks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from shardline.training.inputs import Stage
+from shardline.training.tuning import apply_tuning
+from shardline.vision_features import DTYPES, take_features
+
+
+def tuned_model(stage: Stage, family: Any, device: torch.device) -> torch.nn.Module:
+    """The base, tuned as the stage asks: what is trained in full is in fp32."""
+    options = stage.options
+    model = family.load_model(stage.model, DTYPES[options["precision"]], device)
+    if stage.features:
+        take_features(model, family, options["features"])
+    for name, parameter in model.named_parameters():
+        if options["tune"][family.module_of(name)]["mode"] == "full":
+            parameter.data = parameter.data.float()
+    if stage.hardware.gradient_checkpointing:
+        if hasattr(model, "activation_checkpointing_enable"):
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        else:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+    torch.manual_seed(options["seed"])
+    return apply_tuning(model, family, options["tune"])

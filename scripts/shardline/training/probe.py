@@ -1,0 +1,45 @@
+"""The gates before a training: on the first samples of its plan, with the bare base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from shardline.loader import PlanDataset
+from shardline.training import gates
+from shardline.training.inputs import Stage
+from shardline.training.packs import split
+from shardline.vision_features import DTYPES, VisionTower, take_features
+
+SAMPLES = 4
+
+
+def probe(
+    stage: Stage,
+    family: Any,
+    data: PlanDataset,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """The gates on the first samples of the plan, with the bare base."""
+    options = stage.options
+    model = family.load_model(stage.model, DTYPES[options["precision"]], device)
+    samples = split(data[0], family)[:SAMPLES]
+    passed = {}
+    if stage.features:
+        point = options["features"]
+        size = {"ranks": data.ranks, "micro_batch": data.micro_batch}
+        seen = PlanDataset(stage.results, stage.plan, stage.parquet, family, **size)
+        pictures = split(seen[0], family)[:SAMPLES]
+        tower = VisionTower(model, family, point, options["precision"])
+        passed["features"] = gates.features_fit(tower, pictures, samples)
+        say(f"features: largest relative difference {passed['features']['max_difference']:.1e}")
+        take_features(model, family, point)
+    passed["packing_parity"] = gates.packing_parity(model, family, samples)
+    say(
+        f"packing parity of {len(samples)} samples: largest relative difference "
+        f"{passed['packing_parity']['max_difference']:.1e}"
+    )
+    return passed
