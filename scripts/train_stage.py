@@ -42,6 +42,7 @@ from shardline.files import write_json
 from shardline.hardware import load_hardware
 from shardline.lease import lease
 from shardline.training import launch, outcome
+from shardline.training.requirements import check_requirements, needed_packages
 from shardline.training.signals import StopRequest
 from shardline.training.workkey import work_key
 
@@ -72,15 +73,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if bool(options.get("features")) != bool(arguments.features):
         raise ConfigError("--features: manifests go with the option `features`, their point")
     hardware = load_hardware(arguments.hardware)
+    check_requirements(options, hardware)
     key = work_key(
         options, arguments.plan, arguments.model_manifest, arguments.code, arguments.features
     )
     work = arguments.work / key
 
     def train(stop: StopRequest) -> None:
-        lean.without(
-            *(name for name in lean.HEAVY if name != "deepspeed" or not hardware.deepspeed)
-        )
+        needed = needed_packages(options, hardware)
+        lean.without(*(name for name in lean.HEAVY if name not in needed))
         from shardline.training.stage import Stage
         from shardline.training.stage import train as train_here
 

@@ -1,7 +1,7 @@
 """Keeping out of a program what it does not use: packages, and lines of the log.
 
 transformers and accelerate import DeepSpeed (6-10 s), datasets and pandas (1 s) wherever they are
-installed, even for a program that writes one file.
+installed, PEFT bitsandbytes (3 s), even for a program that writes one file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,15 @@ from __future__ import annotations
 import sys
 import warnings
 
-HEAVY = ("deepspeed", "datasets", "mlflow", "tensorflow", "tensorboardX", "wandb")
+HEAVY = (
+    "bitsandbytes",
+    "deepspeed",
+    "datasets",
+    "mlflow",
+    "tensorflow",
+    "tensorboardX",
+    "wandb",
+)
 
 
 def without(*packages: str) -> None:

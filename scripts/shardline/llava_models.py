@@ -6,6 +6,7 @@ Nothing here imports torch or transformers before a function that needs them is 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from shardline.vicuna_chat import (
 if TYPE_CHECKING:
     import torch
 
+_BLOCK = re.compile(r"\.layers\.(\d+)\.")
 TOWER = "vision_tower"
 PROJECTOR = "multi_modal_projector"
 """Names in the model's ``model``."""
@@ -55,7 +57,9 @@ def check_model(folder: Path, options: Mapping[str, Any]) -> None:
         )
 
 
-def load_model(folder: Path, dtype: torch.dtype, device: torch.device | str) -> torch.nn.Module:
+def load_model(
+    folder: Path, dtype: torch.dtype, device: torch.device | str, **loading: Any
+) -> torch.nn.Module:
     """The model of a folder; see `load_weights`.
 
     Raises:
@@ -63,7 +67,7 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device | str) -> 
     """
     from transformers import LlavaForConditionalGeneration
 
-    model = load_weights(LlavaForConditionalGeneration, folder, dtype)
+    model = load_weights(LlavaForConditionalGeneration, folder, dtype, **loading)
     if (patch := model.config.vision_config.patch_size) != PATCH:
         raise DataError(f"{folder}: its vision config has patch_size {patch}, not {PATCH}")
     if model.config.vision_feature_select_strategy != "default":
@@ -82,6 +86,22 @@ def module_of(parameter_name: str) -> str:
 def lora_targets(model: torch.nn.Module, module: str) -> list[str]:
     """Full names of the linear layers of a module, without ``lm_head``."""
     return linear_layers(model, module, module_of)
+
+
+def unused_parameters(model: torch.nn.Module) -> set[str]:
+    """Names of what no answer depends on: the tower after the layer that features are taken of."""
+    blocks = model.config.vision_config.num_hidden_layers
+    chosen = model.config.vision_feature_layer
+    chosen = [chosen] if isinstance(chosen, int) else chosen
+    used = max(layer % (blocks + 1) for layer in chosen)  # 0 is what enters the first block
+    return {
+        name
+        for name, _ in model.named_parameters()
+        if module_of(name) == "vision"
+        and (
+            ".post_layernorm." in name or ((block := _BLOCK.search(name)) and int(block[1]) >= used)
+        )
+    }
 
 
 def set_image_limits(folder: Path, min_visual_tokens: int, max_visual_tokens: int) -> None:

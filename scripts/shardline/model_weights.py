@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,18 +55,23 @@ def build(
     return model
 
 
-def load_weights(model_class: type, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+def load_weights(
+    model_class: type, folder: Path, dtype: torch.dtype, **loading: Any
+) -> torch.nn.Module:
     """The model of a folder, with packed attention and no KV cache (a forward for training).
 
     The caller imports `shardline.attention` first, which registers that attention: imported here,
     its code would be part of the fingerprint of every tokenised shard.
+
+    Args:
+        loading: more keywords of ``from_pretrained``.
 
     Raises:
         DataError: a weight is missing, unexpected or of another shape (transformers would go on
             with random values).
     """
     model, report = model_class.from_pretrained(
-        folder, dtype=dtype, attn_implementation=ATTENTION, output_loading_info=True
+        folder, dtype=dtype, attn_implementation=ATTENTION, output_loading_info=True, **loading
     )
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if keys := sorted(map(str, report[problem])):

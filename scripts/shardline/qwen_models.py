@@ -63,6 +63,7 @@ def load_qwen(
     dtype: torch.dtype,
     device: torch.device | str,
     vision: Mapping[str, Any] | None = None,
+    **loading: Any,
 ) -> torch.nn.Module:
     """The model of a folder, see `load_weights`.
 
@@ -76,7 +77,8 @@ def load_qwen(
     import transformers
 
     check_vision(folder, vision)
-    model = load_weights(getattr(transformers, f"{name}ForConditionalGeneration"), folder, dtype)
+    model_class = getattr(transformers, f"{name}ForConditionalGeneration")
+    model = load_weights(model_class, folder, dtype, **loading)
     model.model.visual.patch_embed.proj.__class__ = _patch_product()
     return model.to(device)
 

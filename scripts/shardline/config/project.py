@@ -24,6 +24,7 @@ from shardline.config.token_options import check_tokens
 from shardline.config.token_schema import Tokens
 from shardline.errors import ConfigError, DataError
 from shardline.files import read_json, sha256_bytes, short_hash
+from shardline.training.requirements import check_quantise
 
 Options = dict[str, Any]
 CLOSE = 3  # names that a message about an unknown one suggests
@@ -159,6 +160,9 @@ class Project:
             "env_epoch": recipe.env_epoch,
             "plugins": self.modules.plugins_of(families=[recipe.family]),
         }
+        tune = tune_options(stage.tune)
+        if stage.quantise:
+            check_quantise(stage.quantise, tune, f"{where}.")
         if recipe.split:
             self.plan_validation[key] = validation_options(self.plan[key])
         self.train[key] = {
@@ -168,9 +172,10 @@ class Project:
             "family": recipe.family,
             "seed": recipe.seed,
             "precision": stage.precision,
-            "tune": tune_options(stage.tune),
-            "optimizer": stage.optimizer.model_dump(mode="json"),
+            "tune": tune,
+            "optimizer": stage.optimizer.options,
             "schedule": stage.schedule.model_dump(),
+            **({"quantise": stage.quantise} if stage.quantise else {}),
             **features,
             "env_epoch": recipe.env_epoch,
             "plugins": self.modules.plugins_of(families=[recipe.family]),

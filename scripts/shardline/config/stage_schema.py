@@ -10,6 +10,7 @@ from shardline.arrangement import packing_of
 from shardline.config.strict import Name, Strict
 from shardline.config.token_schema import Tokens
 from shardline.errors import ConfigError
+from shardline.training.optimizers import OPTIMIZERS, complete_options
 
 
 def _as_section(value: Any) -> Any:
@@ -109,10 +110,29 @@ class GlobalBatch(Strict):
 class Optimizer(Strict):
     """The optimiser; learning rates and weight decays stand in `tune`."""
 
-    name: Literal["adamw"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
+    name: Literal[tuple(OPTIMIZERS)] = Field(
+        default="adamw", description="8bit and lion: of bitsandbytes; paged: needs a GPU"
+    )
+    betas: tuple[float, float] | None = Field(
+        default=None, description="adamw (default 0.9, 0.999) and lion (0.9, 0.99)"
+    )
+    eps: float | None = Field(default=None, gt=0, description="adamw (default 1e-8)")
+    momentum: float | None = Field(default=None, ge=0, lt=1, description="sgd (default 0)")
     clip: float | None = Field(default=1.0, gt=0, description="largest gradient norm, null: any")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Name, clipping, and what this optimiser reads, its defaults included."""
+        given = self.model_dump(mode="json", exclude={"name", "clip"})
+        return {"name": self.name, "clip": self.clip, **complete_options(self.name, given)}
+
+    @model_validator(mode="after")
+    def _reads_what_is_given(self) -> Optimizer:
+        try:
+            complete_options(self.name, self.model_dump(exclude={"name", "clip"}))
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return self
 
 
 class Schedule(Strict):
@@ -171,6 +191,11 @@ class Stage(Strict):
         "be frozen, and `tokens` without `crop`",
     )
     precision: Literal["bf16", "fp32"] = "bf16"
+    quantise: Literal["nf4"] | None = Field(
+        default=None,
+        description="hold the language model's linear layers, which must not be `full`, in 4 bits "
+        "(QLoRA); exports have the base as it was",
+    )
     optimizer: Optimizer = Field(default_factory=Optimizer)
     schedule: Schedule = Field(default_factory=Schedule)
     train: list[str] | None = None

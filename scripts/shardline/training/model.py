@@ -7,14 +7,17 @@ from typing import Any
 import torch
 
 from shardline.training.inputs import Stage
+from shardline.training.quantising import loading_options
 from shardline.training.tuning import apply_tuning
 from shardline.vision_features import DTYPES, take_features
 
 
 def tuned_model(stage: Stage, family: Any, device: torch.device) -> torch.nn.Module:
-    """The base, tuned as the stage asks: what is trained in full is in fp32."""
+    """The base, tuned as the stage asks: what is trained, an adapter too, is in fp32."""
     options = stage.options
-    model = family.load_model(stage.model, DTYPES[options["precision"]], device)
+    dtype = DTYPES[options["precision"]]
+    loading = loading_options(family, dtype, device) if options.get("quantise") else {}
+    model = family.load_model(stage.model, dtype, device, **loading)
     if stage.features:
         take_features(model, family, options["features"])
     for name, parameter in model.named_parameters():

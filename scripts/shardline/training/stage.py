@@ -20,11 +20,13 @@ from shardline.training.journal import Journal, read_journal
 from shardline.training.launch import own_rank
 from shardline.training.model import tuned_model
 from shardline.training.probe import probe
+from shardline.training.quantising import parameter_count
 from shardline.training.rows import rows_from
 from shardline.training.schedule import learning_rate_factor
 from shardline.training.signals import StopRequest
 from shardline.training.trainer import PlanTrainer, StepTotals
-from shardline.training.tuning import describe, kind, parameter_groups
+from shardline.training.tuning import kind, parameter_groups
+from shardline.training.tuning_log import describe
 from shardline.training.weights import save_weights
 from shardline.versions import package_versions
 from shardline.vision_features import DTYPES
@@ -109,6 +111,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
                 **counts,
                 "plan_sha256": sha256_file(stage.plan),
                 "model_sha256": sha256_file(stage.model_manifest),
+                **({"quantise": options["quantise"]} if options.get("quantise") else {}),
                 **_features(stage),
                 "versions": package_versions(*PACKAGES),
             },
@@ -162,8 +165,7 @@ def _totals(data: PlanDataset) -> list[StepTotals]:
 def _count(model: torch.nn.Module) -> dict[str, int]:
     """Parameters, those of an adapter included, and how many of them are trained."""
     sizes = [
-        (getattr(parameter, "ds_numel", parameter.numel()), parameter.requires_grad)
-        for parameter in model.parameters()
+        (parameter_count(parameter), parameter.requires_grad) for parameter in model.parameters()
     ]
     return {
         "parameters": sum(size for size, _ in sizes),

@@ -24,6 +24,7 @@ from shardline.errors import GateError
 from shardline.files import naming_full_disk
 from shardline.training import checkpoints
 from shardline.training.journal import Journal
+from shardline.training.optimizers import class_and_options
 from shardline.training.packs import Row, token_losses
 
 TRAINED = "trained.safetensors"
@@ -46,7 +47,7 @@ class PlanTrainer(Trainer):
             ``args.gradient_accumulation_steps`` (one without supervised tokens adds nothing).
         totals: of each step.
         groups: the optimiser's parameter groups (`tuning.parameter_groups`).
-        optimizer_options: ``betas``, ``eps``.
+        optimizer_options: see `optimizers.class_and_options`.
         factor: of the learning rate, by 0-based step.
         stop: says in one word why to stop after the current step, or nothing.
         say: takes the lines of the log.
@@ -128,12 +129,12 @@ class PlanTrainer(Trainer):
         return 0
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW over the groups of `tuning.parameter_groups`."""
+        """The recipe's optimiser over the groups of `tuning.parameter_groups`."""
         if self.optimizer is None:
-            options = self._optimizer_options
-            self.optimizer = torch.optim.AdamW(
-                self._groups, betas=tuple(options["betas"]), eps=float(options["eps"]), fused=True
+            self.optimizer_cls_and_kwargs = class_and_options(
+                self.args, self._optimizer_options, self._groups
             )
+            super().create_optimizer(model)
         return self.optimizer
 
     def create_scheduler(

@@ -6,8 +6,6 @@ full, or adapted by LoRA. Norms and biases get no weight decay.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +48,20 @@ def apply_tuning(model: torch.nn.Module, family: Any, tune: Tune) -> torch.nn.Mo
     Raises:
         ConfigError: as `kind` and `lora_targets`, or two modules want another LoRA dropout.
     """
+    unused = unused_parameters(model, family)
     if kind(tune) == "lora":
         model = _adapted(model, family, tune)
     for name, parameter in model.named_parameters():
         mode = tune[family.module_of(name)]["mode"]
-        parameter.requires_grad_(mode == "lora" if is_adapter(name) else mode == "full")
+        wanted = mode == "lora" if is_adapter(name) else mode == "full"
+        parameter.requires_grad_(wanted and base_name(name) not in unused)
     return model
+
+
+def unused_parameters(model: torch.nn.Module, family: Any) -> set[str]:
+    """Names in the bare model of parameters that no answer depends on, so that none can learn."""
+    find = getattr(family, "unused_parameters", None)
+    return find(model) if find else set()
 
 
 def is_adapter(parameter_name: str) -> bool:
@@ -79,13 +85,14 @@ def lora_targets(model: torch.nn.Module, family: Any, tune: Tune) -> dict[str, l
         ConfigError: a target names an embedding, or no linear layer of its module.
     """
     chosen: dict[str, list[str]] = {}
+    unused = unused_parameters(model, family)
     for module in MODULES:
         if tune[module]["mode"] != "lora":
             continue
         known = [
             name
             for name in family.lora_targets(model, module)
-            if name.split(".")[-1] not in EMBEDDINGS
+            if name.split(".")[-1] not in EMBEDDINGS and f"{name}.weight" not in unused
         ]
         wanted = tune[module].get("targets")
         chosen[module] = known if wanted is None else _pick(known, wanted, module)
@@ -139,29 +146,11 @@ def _adapted(model: torch.nn.Module, family: Any, tune: Tune) -> torch.nn.Module
     return get_peft_model(model, config)
 
 
-def describe(model: torch.nn.Module, family: Any, tune: Tune) -> list[str]:
-    """What is trained, as lines for the log: counts a module, LoRA layers a block."""
-    total, trained = Counter(), Counter()
-    adapted: Counter[str] = Counter()
-    for name, parameter in model.named_parameters():
-        module = family.module_of(name)
-        total[module] += parameter.numel()
-        if parameter.requires_grad:
-            trained[module] += parameter.numel()
-        if ".lora_A." in name:
-            layer = base_name(name).split(".lora_A.")[0]
-            adapted[re.sub(r"\.\d+\.", ".*.", layer)] += 1
-    lines = [
-        f"{module}: {tune[module]['mode']}, {trained[module]:,} of {total[module]:,} parameters"
-        + (f", learning rate {tune[module]['lr']:g}" if trained[module] else "")
-        for module in MODULES
-    ]
-    lines += [f"LoRA: {layer} in {count} block(s)" for layer, count in sorted(adapted.items())]
-    return lines
-
-
 def parameter_groups(model: torch.nn.Module, family: Any, tune: Tune) -> list[dict[str, Any]]:
     """Optimiser groups of the trainable parameters: a module's weights, and its norms and biases.
+
+    Norms and biases are what has one dimension; embeddings are weights. A tied matrix is one
+    parameter, in one group.
 
     Returns:
         ``{"name": "<module>/<weights|rest>", "params", "lr", "weight_decay"}``, without empty ones.
@@ -171,7 +160,7 @@ def parameter_groups(model: torch.nn.Module, family: Any, tune: Tune) -> list[di
         if not parameter.requires_grad:
             continue
         module = family.module_of(name)
-        decays = parameter.ndim > 1
+        decays = len(getattr(parameter, "ds_shape", parameter.shape)) > 1
         key = f"{module}/{'weights' if decays else 'rest'}"
         group = groups.setdefault(
             key,

@@ -1,0 +1,89 @@
+"""What a stage's options need of the machine, and of each other: said before anything loads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from shardline.errors import ConfigError
+from shardline.hardware import Hardware
+from shardline.training.optimizers import optimizer_named
+
+QUANTISED = ("nf4",)
+
+
+def needed_packages(options: Mapping[str, Any], hardware: Hardware) -> set[str]:
+    """Packages that this training imports and others do without."""
+    needed = {optimizer_named(options["optimizer"]["name"]).package}
+    if options.get("quantise"):
+        needed.add("bitsandbytes")
+    if hardware.deepspeed:
+        needed.add("deepspeed")
+    return needed - {""}
+
+
+def check_requirements(options: Mapping[str, Any], hardware: Hardware) -> None:
+    """See that this machine and preset can do what the options ask for.
+
+    Raises:
+        ConfigError: they cannot; says which key, and what is allowed.
+    """
+    name = options["optimizer"]["name"]
+    if optimizer_named(name).paged and hardware.device != "cuda":
+        raise ConfigError(
+            f"optimizer.name: {name} pages its state out of a GPU's memory, and the preset "
+            f"{hardware.name!r} has device: {hardware.device}; allowed there: "
+            f"{name.removeprefix('paged_')}"
+        )
+    for package in sorted(needed_packages(options, hardware)):
+        if find_spec(package) is None:
+            key = "deepspeed" if package == "deepspeed" else "quantise or optimizer.name"
+            raise ConfigError(
+                f"{key}: needs the package {package}, which is not installed here: pip install "
+                f"{package}"
+            )
+    if quantise := options.get("quantise"):
+        check_quantise(quantise, options["tune"])
+        if hardware.deepspeed and _zero_stage(Path(hardware.deepspeed)) == 3:
+            raise ConfigError(
+                f"quantise = {quantise!r}: not with {hardware.deepspeed} of the preset "
+                f"{hardware.name!r}, which is ZeRO stage 3: it splits each tensor over the ranks, "
+                "and a 4-bit weight is no tensor that can be split and put together again without "
+                "its scales. Allowed: a preset with ZeRO stage 1 or 2, or quantise: null"
+            )
+
+
+def check_quantise(quantise: str, tune: Mapping[str, Mapping[str, Any]], where: str = "") -> None:
+    """See that a quantised language model is one that only adapters change.
+
+    Args:
+        where: the stage's place in the config with a dot behind it, for the message.
+
+    Raises:
+        ConfigError: it is tuned in full, or nothing has an adapter.
+    """
+    if quantise not in QUANTISED:
+        raise ConfigError(
+            f"{where}quantise: {quantise!r} is not one of {', '.join(QUANTISED)}, null"
+        )
+    if tune["llm"]["mode"] == "full":
+        raise ConfigError(
+            f"{where}quantise = {quantise!r}: tune.llm is full, and weights of 4 bits cannot be "
+            "trained; allowed: tune.llm frozen or lora, or quantise: null"
+        )
+    if not any(module["mode"] == "lora" for module in tune.values()):
+        raise ConfigError(
+            f"{where}quantise = {quantise!r}: no module has an adapter, so that the quantised "
+            "model would be what is saved; allowed: lora for a module of tune, or quantise: null"
+        )
+
+
+def _zero_stage(deepspeed: Path) -> int:
+    try:
+        settings = json.loads(deepspeed.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{deepspeed}: not a DeepSpeed JSON: {error}") from None
+    return int(settings.get("zero_optimization", {}).get("stage", 0))

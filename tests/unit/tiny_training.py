@@ -1,0 +1,68 @@
+"""Training a tiny model by the product's own Trainer, on rows without a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from shardline.hardware import Hardware
+from shardline.training.arguments import trainer_arguments
+from shardline.training.inputs import Stage
+from shardline.training.model import tuned_model
+from shardline.training.packs import supervised
+from shardline.training.trainer import PlanTrainer, StepTotals
+from shardline.training.tuning import parameter_groups
+
+ADAMW = {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "clip": 1.0}
+
+
+def stage(
+    work: Path, model: Path, tune: dict, checkpoint_every: int = 1000, **options: Any
+) -> Stage:
+    """A stage of one process on the CPU."""
+    return Stage(
+        options={"seed": 1, "precision": "fp32", "optimizer": ADAMW, "tune": tune, **options},
+        plan=work,
+        parquet=work,
+        results=work,
+        model=model,
+        model_manifest=work,
+        work=work,
+        code="c0de",
+        hardware=Hardware(name="cpu", checkpoint_every=checkpoint_every),
+        threads=1,
+    )
+
+
+def train(
+    stage: Stage,
+    family: ModuleType,
+    rows: Sequence[dict],
+    steps: int,
+    *,
+    model: torch.nn.Module | None = None,
+    going_on: bool = False,
+) -> PlanTrainer:
+    """The Trainer after some steps, each of one row, the rows taken in turn."""
+    model = model or tuned_model(stage, family, torch.device("cpu"))
+    cycle = [rows[step % len(rows)] for step in range(steps)]
+    totals = [StepTotals(row["max_length_q"], len(supervised(row)), 1) for row in cycle]
+    trainer = PlanTrainer(
+        model,
+        trainer_arguments(stage, 1, steps),
+        family=family,
+        rows=lambda first: cycle[first:],
+        totals=totals,
+        groups=parameter_groups(model, family, stage.options["tune"]),
+        optimizer_options=stage.options["optimizer"],
+        factor=lambda step: 1.0,
+        stop=lambda: "",
+        say=lambda line: None,
+    )
+    folders = sorted(stage.work.glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=str(folders[0]) if going_on else None)
+    return trainer
