@@ -22,6 +22,13 @@ def _importable_again() -> Iterator[None]:
     Except DeepSpeed, which no test needs: accelerate, once imported without it, stays without.
     """
     yield
+    for module, name in (
+        ("transformers.utils.import_utils", "is_bitsandbytes_available"),
+        ("peft.import_utils", "is_bnb_available"),
+        ("peft.import_utils", "is_bnb_4bit_available"),
+    ):
+        if remembering := getattr(sys.modules.get(module), name, None):
+            remembering.cache_clear()
     for package in lean.HEAVY:
         if package != "deepspeed" and sys.modules.get(package, lean) is None:
             del sys.modules[package]

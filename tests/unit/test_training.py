@@ -344,7 +344,7 @@ def test_two_ranks_train_as_one_does(fresh: Project) -> None:
 def test_a_training_imports_no_deepspeed_and_no_tensorflow(fresh: Project) -> None:
     code = (
         "import sys, train_stage; train_stage.main(sys.argv[1:]); "
-        "print([m for m in ('deepspeed', 'tensorflow', 'datasets', 'mlflow') "
+        "print([m for m in ('deepspeed', 'tensorflow', 'datasets', 'mlflow', 'bitsandbytes') "
         "if sys.modules.get(m)])"
     )
     process = subprocess.run(

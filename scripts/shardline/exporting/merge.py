@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -99,6 +100,7 @@ def merge_model(
             "name": result["name"],
             "files": [file_entry(file, file.relative_to(folder).as_posix()) for file in files],
             "parity": parity,
+            **_trained_on(result),
             "result_sha256": sha256_file(result_file),
             "versions": package_versions(*PACKAGES),
         },
@@ -206,6 +208,16 @@ def probe_logits(family: ModuleType, folder: Path, model: torch.nn.Module) -> to
         )
     torch.set_num_threads(threads)
     return answer.logits[0].float()
+
+
+def _trained_on(result: Mapping[str, Any]) -> dict[str, str]:
+    """What a manifest says where training saw other weights than those that are exported."""
+    if not (quantise := result.get("quantise")):
+        return {}
+    return {
+        "trained_on": f"the base quantised to {quantise}; the adapter is merged into the base as "
+        "it was, with which parity was measured"
+    }
 
 
 def _difference(expected: torch.Tensor, found: torch.Tensor) -> float:

@@ -38,13 +38,13 @@ def check_requirements(options: Mapping[str, Any], hardware: Hardware) -> None:
             f"{hardware.name!r} has device: {hardware.device}; allowed there: "
             f"{name.removeprefix('paged_')}"
         )
-    for package in sorted(needed_packages(options, hardware)):
-        if find_spec(package) is None:
-            key = "deepspeed" if package == "deepspeed" else "quantise or optimizer.name"
-            raise ConfigError(
-                f"{key}: needs the package {package}, which is not installed here: pip install "
-                f"{package}"
-            )
+    package, key = optimizer_named(name).package, f"optimizer.name: {name}"
+    if options.get("quantise"):
+        package, key = "bitsandbytes", f"quantise = {options['quantise']!r}"
+    if package and find_spec(package) is None:
+        raise ConfigError(
+            f"{key}: needs the package {package}, which is not installed here: pip install {package}"
+        )
     if quantise := options.get("quantise"):
         check_quantise(quantise, options["tune"])
         if hardware.deepspeed and _zero_stage(Path(hardware.deepspeed)) == 3:

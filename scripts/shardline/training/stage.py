@@ -68,6 +68,8 @@ def train(stage: Stage, stop: StopRequest) -> None:
     checked = probe(stage, family, data, device, say) if rank == 0 else {}
     arguments = trainer_arguments(stage, accumulation, steps)
     model = tuned_model(stage, family, device)
+    if options.get("quantise"):
+        say("the language model's linear layers are held in 4 bits (nf4); exports have them whole")
     for line in describe(model, family, options["tune"]):
         say(line)
     before = gates.parameter_digests(model, family)
