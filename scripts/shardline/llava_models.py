@@ -55,7 +55,9 @@ def check_model(folder: Path, options: Mapping[str, Any]) -> None:
         )
 
 
-def load_model(folder: Path, dtype: torch.dtype, device: torch.device | str) -> torch.nn.Module:
+def load_model(
+    folder: Path, dtype: torch.dtype, device: torch.device | str, blocks: int | None = None
+) -> torch.nn.Module:
     """The model of a folder; see `load_weights`.
 
     Raises:
@@ -63,7 +65,7 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device | str) -> 
     """
     from transformers import LlavaForConditionalGeneration
 
-    model = load_weights(LlavaForConditionalGeneration, folder, dtype)
+    model = load_weights(LlavaForConditionalGeneration, folder, dtype, blocks)
     if (patch := model.config.vision_config.patch_size) != PATCH:
         raise DataError(f"{folder}: its vision config has patch_size {patch}, not {PATCH}")
     if model.config.vision_feature_select_strategy != "default":

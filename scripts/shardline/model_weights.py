@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,25 +56,48 @@ def build(
     return model
 
 
-def load_weights(model_class: type, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+def load_weights(
+    model_class: type, folder: Path, dtype: torch.dtype, blocks: int | None = None
+) -> torch.nn.Module:
     """The model of a folder, with packed attention and no KV cache (a forward for training).
 
     The caller imports `shardline.attention` first, which registers that attention: imported here,
     its code would be part of the fingerprint of every tokenised shard.
 
+    Args:
+        blocks: of the language model, the first; None: all.
+
     Raises:
         DataError: a weight is missing, unexpected or of another shape (transformers would go on
             with random values).
     """
+    config = model_class.config_class.from_pretrained(folder)
+    if blocks is not None:
+        _cut(config.text_config, blocks)
     model, report = model_class.from_pretrained(
-        folder, dtype=dtype, attn_implementation=ATTENTION, output_loading_info=True
+        folder, config=config, dtype=dtype, attn_implementation=ATTENTION, output_loading_info=True
     )
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if keys := sorted(map(str, report[problem])):
+        keys = sorted(map(str, report[problem]))
+        if blocks is not None:
+            keys = [key for key in keys if not _beyond(key, blocks)]
+        if keys:
             raise DataError(f"{folder}: {problem.replace('_', ' ')}: {', '.join(keys[:5])}")
     model.config.use_cache = False
     model.config.text_config.use_cache = False
     return model
+
+
+def _cut(config: Any, blocks: int) -> None:
+    config.num_hidden_layers = min(blocks, config.num_hidden_layers)
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[: config.num_hidden_layers]
+
+
+def _beyond(key: str, blocks: int) -> bool:
+    """Whether a weight is of a later block of the language model."""
+    found = re.search(r"(?<!encoder\.)layers\.(\d+)\.", key)
+    return bool(found) and int(found[1]) >= blocks
 
 
 def linear_layers(

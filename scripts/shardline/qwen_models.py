@@ -63,12 +63,14 @@ def load_qwen(
     dtype: torch.dtype,
     device: torch.device | str,
     vision: Mapping[str, Any] | None = None,
+    blocks: int | None = None,
 ) -> torch.nn.Module:
     """The model of a folder, see `load_weights`.
 
     Args:
         name: of the model as transformers' classes have it, e.g. ``Qwen2VL``.
         vision: keys of its vision config that must have these values, with `FIXED`.
+        blocks: of the language model, the first; None: all.
 
     Raises:
         DataError: the weights or the vision config are other ones.
@@ -76,7 +78,8 @@ def load_qwen(
     import transformers
 
     check_vision(folder, vision)
-    model = load_weights(getattr(transformers, f"{name}ForConditionalGeneration"), folder, dtype)
+    model_class = getattr(transformers, f"{name}ForConditionalGeneration")
+    model = load_weights(model_class, folder, dtype, blocks)
     model.model.visual.patch_embed.proj.__class__ = _patch_product()
     return model.to(device)
 

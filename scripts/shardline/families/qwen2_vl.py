@@ -92,9 +92,11 @@ def check_model(folder: Path, options: Mapping[str, Any]) -> None:
     qwen_models.check_vision(folder)
 
 
-def load_model(folder: Path, dtype: torch.dtype, device: torch.device | str) -> torch.nn.Module:
+def load_model(
+    folder: Path, dtype: torch.dtype, device: torch.device | str, blocks: int | None = None
+) -> torch.nn.Module:
     """The model of a folder; see `qwen_models.load_qwen`."""
-    return qwen_models.load_qwen(NAME, folder, dtype, device)
+    return qwen_models.load_qwen(NAME, folder, dtype, device, blocks=blocks)
 
 
 def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, folder: Path, seed: int) -> None:

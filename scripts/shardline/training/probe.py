@@ -1,4 +1,4 @@
-"""The gates before a training: on the first samples of its plan, with the bare base."""
+"""The gates before a training: on the first samples of its plan, with the base's first blocks."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ def probe(
     device: torch.device,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The gates on the first samples of the plan, with the bare base."""
+    """The gates on the first samples of the plan, with the first blocks of the bare base.
+
+    One process runs it, on a model of its own: the whole may be too large for it.
+    """
     options = stage.options
-    model = family.load_model(stage.model, DTYPES[options["precision"]], device)
+    model = family.load_model(stage.model, DTYPES[options["precision"]], device, gates.LAYERS)
     samples = split(data[0], family)[:SAMPLES]
     passed = {}
     if stage.features:

@@ -6,6 +6,7 @@ full, or adapted by LoRA. Norms and biases get no weight decay.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -66,6 +67,11 @@ def is_adapter(parameter_name: str) -> bool:
 def base_name(parameter_name: str) -> str:
     """The name that a parameter of a PEFT-wrapped model has in the bare model."""
     return parameter_name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+
+
+def shape_of(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    """A parameter's shape, also where ranks hold parts of it (ZeRO stage 3)."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def lora_targets(model: torch.nn.Module, family: Any, tune: Tune) -> dict[str, list[str]]:
@@ -145,9 +151,10 @@ def describe(model: torch.nn.Module, family: Any, tune: Tune) -> list[str]:
     adapted: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         module = family.module_of(name)
-        total[module] += parameter.numel()
+        size = math.prod(shape_of(parameter))
+        total[module] += size
         if parameter.requires_grad:
-            trained[module] += parameter.numel()
+            trained[module] += size
         if ".lora_A." in name:
             layer = base_name(name).split(".lora_A.")[0]
             adapted[re.sub(r"\.\d+\.", ".*.", layer)] += 1
@@ -171,7 +178,7 @@ def parameter_groups(model: torch.nn.Module, family: Any, tune: Tune) -> list[di
         if not parameter.requires_grad:
             continue
         module = family.module_of(name)
-        decays = parameter.ndim > 1
+        decays = len(shape_of(parameter)) > 1
         key = f"{module}/{'weights' if decays else 'rest'}"
         group = groups.setdefault(
             key,
