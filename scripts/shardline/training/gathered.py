@@ -55,12 +55,13 @@ def trained_tensors(model: torch.nn.Module, keep: bool = True) -> dict[str, torc
 
 
 def whole_state(
-    model: torch.nn.Module, trained: Mapping[str, torch.Tensor], keep: bool = True
+    model: torch.nn.Module, trained: Mapping[str, torch.Tensor] | None, keep: bool = True
 ) -> dict[str, torch.Tensor]:
     """The model's state dict with whole tensors; every rank must call this.
 
     Args:
-        trained: values of trainable parameters that are to be taken in place of the model's.
+        trained: values that the trainable parameters have in place of the model's, if not None
+            (which ranks must agree on); only ranks that keep need have them.
         keep: False: this rank helps to gather, and gets nothing.
     """
     state: dict[str, torch.Tensor] = {}
@@ -69,8 +70,10 @@ def whole_state(
     for name, value in model.state_dict(keep_vars=True).items():
         # Names that share a parameter (tied weights) go on sharing one tensor.
         if id(value) not in taken:
-            known = trained.get(names.get(id(value), name))
-            taken[id(value)] = _on_host(value, keep) if known is None else known
+            if trained is None or not value.requires_grad:
+                taken[id(value)] = _on_host(value, keep)
+            elif keep:
+                taken[id(value)] = trained[names[id(value)]]
         if keep:
             state[name] = taken[id(value)]
     return state

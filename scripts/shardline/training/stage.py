@@ -97,8 +97,8 @@ def train(stage: Stage, stop: StopRequest) -> None:
         raise Interrupted(f"{stop()}: saved at step {done} of {steps} in {stage.work}")
     after = gates.parameter_digests(trainer.model, family, trainer.restored)
     audit = gates.freeze_audit(before, after, options["tune"])
-    trained = trainer.restored
-    if config and not trained:
+    trained = trainer.restored or None
+    if config and trained is None:
         trained = trained_tensors(trainer.model, keep=rank == 0)
     state = whole_state(trainer.model, trained, keep=rank == 0)
     if rank == 0:
