@@ -42,9 +42,10 @@ def join_ranks(backend: str) -> None:
     Args:
         backend: of torch.distributed.
     """
-    if not in_rank():
-        return
     import torch
+
+    if not in_rank() or torch.distributed.is_initialized():
+        return
 
     rank, ranks = own_rank()
     options = {"backend": backend, "rank": rank, "world_size": ranks, "timeout": PATIENCE}
