@@ -142,6 +142,8 @@ def _go(
         torch.distributed.broadcast_object_list(found)
     step, folder = found[0] or (0, None)
     if folder:
+        if step < summary["steps"]:
+            checkpoints.check_parts(folder, trainer.parts())
         say(f"resuming at step {step} of {summary['steps']}")
     if rank == 0:
         write_json(stage.work / "run.json", _record(stage, summary))

@@ -233,6 +233,13 @@ class PlanTrainer(Trainer):
             asked = bool(flag.item())
         return asked
 
+    def parts(self) -> dict[str, int]:
+        """In how many parts DeepSpeed saves the optimiser; nothing without it."""
+        if not self.is_deepspeed_enabled:
+            return {}
+        stage = self.args.hf_deepspeed_config.get_value("zero_optimization.stage", 0)
+        return {"ranks": self.args.world_size, "zero_stage": stage}
+
     def begin(self) -> None:
         """Start the clock."""
         self._begun = self._started = time.monotonic()
@@ -265,5 +272,6 @@ class _Steps(TrainerCallback):
             torch.distributed.barrier()
         if args.should_save:
             work = Path(args.output_dir)
-            checkpoints.seal(work / f"checkpoint-{state.global_step}", step=state.global_step)
+            folder = work / f"checkpoint-{state.global_step}"
+            checkpoints.seal(folder, step=state.global_step, **self.trainer.parts())
             checkpoints.prune(work)
