@@ -42,6 +42,7 @@ from shardline.files import write_json
 from shardline.hardware import load_hardware
 from shardline.lease import lease
 from shardline.training import launch, outcome
+from shardline.training.refusals import check_before
 from shardline.training.requirements import check_requirements, needed_packages
 from shardline.training.signals import StopRequest
 from shardline.training.workkey import work_key
@@ -102,20 +103,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             stop,
         )
 
-    if launch.in_rank():
+    def train_alone() -> None:
         with StopRequest() as stop:
             train(stop)
+
+    if launch.in_rank() and (launch.started_here() or launch.own_rank()[0] > 0):
+        if launch.started_here() or not outcome.finished(work):
+            train_alone()
         return
     with lease(work / "lease") as held:
-        if not outcome.finished(work):
-            if hardware.ranks > 1:
-                program = [__file__, *(sys.argv[1:] if argv is None else argv)]
-                launch.run_ranks(program, hardware.ranks, arguments.threads, held)
-            else:
-                with StopRequest() as stop:
-                    train(stop)
-        else:
+        if outcome.finished(work):
             print(f"{work} is finished; its final weights are used", flush=True)
+        elif launch.in_rank() or (hardware.ranks == 1 and not hardware.deepspeed):
+            train_alone()
+        else:
+            check_before(options, arguments.plan, hardware)
+            program = [__file__, *(sys.argv[1:] if argv is None else argv)]
+            launch.run_ranks(program, hardware.ranks, arguments.threads, held)
         write_json(arguments.result, outcome.finished(work))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,7 @@ class Hardware:
     """Precision of predictions; None takes the one that the weights are saved in."""
     gradient_checkpointing: bool = False
     deepspeed: str | None = None
-    """Path of a DeepSpeed JSON."""
+    """Path of a DeepSpeed JSON, the project's or one's own; also with one rank."""
     checkpoint_every: int = 200
     """Steps between two checkpoints."""
     attention: Literal["auto"] = "auto"
@@ -115,3 +116,41 @@ def forwards(hardware: Hardware, packs: int, plan: str) -> tuple[int, int]:
     share = -(-packs // hardware.ranks)
     count = -(-share // hardware.micro_batch)
     return count, -(-share // count)
+
+
+def check_devices(hardware: Hardware, ranks: int, precision: str) -> None:
+    """See that this machine has what the preset counts on.
+
+    Args:
+        ranks: processes that were started, over all machines.
+        precision: of the training.
+
+    Raises:
+        ConfigError: another number of ranks, no GPU for each rank of this machine, or one that
+            has no bf16.
+    """
+    if ranks != hardware.ranks:
+        raise ConfigError(
+            f"hardware preset {hardware.name!r}: ranks: {hardware.ranks}, but {ranks} were started "
+            f"(WORLD_SIZE); start {hardware.ranks}, or change the preset"
+        )
+    if hardware.device != "cuda":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"hardware preset {hardware.name!r}: device: cuda, but torch sees no GPU here; see "
+            "`shardline doctor`, or take a preset with device: cpu"
+        )
+    here, found = int(os.environ.get("LOCAL_WORLD_SIZE", ranks)), torch.cuda.device_count()
+    if here > found:
+        raise ConfigError(
+            f"hardware preset {hardware.name!r}: ranks: {here} on this machine, but torch sees "
+            f"{found} GPU(s) (CUDA_VISIBLE_DEVICES); allowed is at most {found}"
+        )
+    if precision == "bf16" and torch.cuda.get_device_capability()[0] < 8:
+        raise ConfigError(
+            f"hardware preset {hardware.name!r}: {torch.cuda.get_device_name()} has no bf16, which "
+            "the recipe's precision asks for; allowed there is precision: fp32"
+        )

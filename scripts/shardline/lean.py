@@ -31,8 +31,9 @@ def without(*packages: str) -> None:
 
 
 def quiet() -> None:
-    """Keep progress bars and a warning about PEFT's own code out of the log."""
+    """Keep progress bars, and warnings about PEFT's and DeepSpeed's own code, out of the log."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+    warnings.filterwarnings("ignore", ".*torch.distributed.*is deprecated.*", FutureWarning)

@@ -18,6 +18,7 @@ import torch
 from shardline.errors import ConfigError, DataError
 from shardline.features import FeatureReader
 from shardline.labels import IGNORED
+from shardline.media_kinds import MediaKinds, media_kinds
 from shardline.placeholders import media_types
 from shardline.plan_file import Place, read_plan
 from shardline.row_padding import pad_row, pad_samples
@@ -68,8 +69,11 @@ class PlanDataset(torch.utils.data.Dataset):
         self.family = family
         self.placeholders = self.plan.summary["placeholder_ids"]
         self.padded = self.plan.summary["packing"] == "none"
+        self.kinds: MediaKinds | None = media_kinds(self.plan, results) if ranks > 1 else None
         fixed = self.plan.summary["fixed_shape"]
         self.row_length = micro_batch * self.plan.summary["max_length"] if fixed else None
+        if self.row_length and self.kinds:
+            self.row_length += sum(place.length for place in self.kinds.smallest.values())
         shards = self.plan.summary["shards"]
         self.reader = TokenReader(results, shards, pictures=not features)
         self.features = FeatureReader(results, shards, features) if features else None
@@ -96,8 +100,10 @@ class PlanDataset(torch.utils.data.Dataset):
             ``image_grid_thw`` int64 [media, 3]; ``media_types``: 1 for an image, 2 for a video;
             ``intervals``: seconds from frame to frame.
 
-            A row for which the step has no pack left repeats the step's shortest sample without
-            labels, so that every rank runs the same modules; its ``samples`` are empty.
+            A row for which the step has no pack left repeats a short sample without labels; its
+            ``samples`` are empty. A row that lacks a kind of media which another rank
+            has at that time gets the plan's smallest sample of it, without labels: every rank runs
+            the same modules.
 
             With ``packing: none`` every sample is padded to the longest of the row. With
             ``fixed_shape`` the row is padded to ``micro_batch * max_length`` tokens by a segment
@@ -107,17 +113,20 @@ class PlanDataset(torch.utils.data.Dataset):
             DataError: a sample cannot be read, or is not what the plan knows.
         """
         packs = self.plan.packs(step)
-        first = packs.start + (micro * self.ranks + self.rank) * self.micro_batch
-        mine = range(first, min(first + self.micro_batch, packs.stop))
+        at_once = self.ranks * self.micro_batch
+        first = packs.start + micro * at_once
+        everyone = range(first, min(first + at_once, packs.stop))
+        mine = everyone[self.rank * self.micro_batch : (self.rank + 1) * self.micro_batch]
         places = [place for pack in mine for place in self.plan.samples(pack)]
-        empty = not places
-        if empty:
-            everything = [place for pack in packs for place in self.plan.samples(pack)]
-            places = [min(everything, key=lambda place: place.length)]
+        known = len(places)
+        if self.kinds:
+            places += self.kinds.stand_ins(self.kinds.of(everyone) & ~self.kinds.of(mine))
+        if not places:
+            somewhere = [p for pack in everyone or packs for p in self.plan.samples(pack)]
+            places = [min(somewhere, key=lambda place: place.length)]
         row = self._row(places)
-        if empty:
-            row["labels"].fill_(IGNORED)
-            row["samples"] = []
+        row["labels"][:, int(row["cu_seq_lens_q"][known]) :] = IGNORED
+        row["samples"] = row["samples"][:known]
         if self.padded:
             row = pad_samples(row)
         if self.row_length:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,12 @@ def build(
 
 
 def load_weights(
-    model_class: type, folder: Path, dtype: torch.dtype, **loading: Any
+    model_class: type,
+    folder: Path,
+    dtype: torch.dtype,
+    *,
+    blocks: int | None = None,
+    **loading: Any,
 ) -> torch.nn.Module:
     """The model of a folder, with packed attention and no KV cache (a forward for training).
 
@@ -64,21 +70,45 @@ def load_weights(
     its code would be part of the fingerprint of every tokenised shard.
 
     Args:
+        blocks: of the language model, the first; None: all.
         loading: more keywords of ``from_pretrained``.
 
     Raises:
         DataError: a weight is missing, unexpected or of another shape (transformers would go on
             with random values).
     """
+    config = model_class.config_class.from_pretrained(folder)
+    if blocks is not None:
+        _cut(config.text_config, blocks)
     model, report = model_class.from_pretrained(
-        folder, dtype=dtype, attn_implementation=ATTENTION, output_loading_info=True, **loading
+        folder,
+        config=config,
+        dtype=dtype,
+        attn_implementation=ATTENTION,
+        output_loading_info=True,
+        **loading,
     )
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if keys := sorted(map(str, report[problem])):
+        keys = sorted(map(str, report[problem]))
+        if blocks is not None:
+            keys = [key for key in keys if not _beyond(key, blocks)]
+        if keys:
             raise DataError(f"{folder}: {problem.replace('_', ' ')}: {', '.join(keys[:5])}")
     model.config.use_cache = False
     model.config.text_config.use_cache = False
     return model
+
+
+def _cut(config: Any, blocks: int) -> None:
+    config.num_hidden_layers = min(blocks, config.num_hidden_layers)
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[: config.num_hidden_layers]
+
+
+def _beyond(key: str, blocks: int) -> bool:
+    """Whether a weight is of a later block of the language model."""
+    found = re.search(r"(?<!encoder\.)layers\.(\d+)\.", key)
+    return bool(found) and int(found[1]) >= blocks
 
 
 def linear_layers(

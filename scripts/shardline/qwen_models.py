@@ -70,6 +70,7 @@ def load_qwen(
     Args:
         name: of the model as transformers' classes have it, e.g. ``Qwen2VL``.
         vision: keys of its vision config that must have these values, with `FIXED`.
+        blocks: of the language model, the first; None: all.
 
     Raises:
         DataError: the weights or the vision config are other ones.

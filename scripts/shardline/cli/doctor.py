@@ -22,12 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print one line a check; status 1 if something required is not there."""
+    from shardline.build_tools import offload_checks
     from shardline.cli.text import printable, show_json, table
     from shardline.environment import environment_checks
     from shardline.machine import machine_checks
     from shardline.paths import RESULTS
 
     checks = [*environment_checks(), *machine_checks(Path(RESULTS), arguments.gpu)]
+    checks += offload_checks()
     failed = [check.name for check in checks if check.required and check.state != "ok"]
     if arguments.json:
         show_json({"ready": not failed, "checks": [asdict(check) for check in checks]})

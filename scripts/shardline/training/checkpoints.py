@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from shardline.errors import ConfigError
 from shardline.files import file_entry, read_json, sha256_file, sync_folder, write_json
 
 COMPLETE = "complete.json"
+PARTS = ("ranks", "zero_stage")
+"""Facts of a checkpoint with an optimiser in parts."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -48,6 +52,32 @@ def sealed(folder: Path) -> dict[str, Any] | None:
         if sha256_file(file) != entry["sha256"]:
             return None
     return complete
+
+
+def check_parts(folder: Path, parts: Mapping[str, Any]) -> None:
+    """See that an optimiser's state, which ranks with DeepSpeed save in parts, fits these ranks.
+
+    Args:
+        folder: a sealed checkpoint, to train on from.
+        parts: what is sealed with a checkpoint of ours; empty without DeepSpeed.
+
+    Raises:
+        ConfigError: it is of other ranks.
+    """
+    complete = read_json(folder / COMPLETE)
+    then = {name: complete[name] for name in PARTS if name in complete}
+    if then != parts:
+        raise ConfigError(
+            f"{folder} was written by {_in_words(then)}, and the hardware preset has "
+            f"{_in_words(parts)}: its optimiser is in parts that only the same can take up. Go on "
+            f"with the preset that began it, or remove {folder.parent} to begin anew"
+        )
+
+
+def _in_words(parts: Mapping[str, Any]) -> str:
+    if not parts:
+        return "ranks without DeepSpeed"
+    return f"{parts['ranks']} rank(s) with ZeRO stage {parts['zero_stage']}"
 
 
 def newest(work: Path, most: int) -> tuple[int, Path] | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from shardline.errors import GateError
+from shardline.training.gathered import values_of
 from shardline.training.packs import Row, join, stock_losses, supervised, token_losses
 from shardline.training.tuning import MODULES, Tune
 
@@ -141,30 +142,28 @@ Digests = dict[str, dict[str, str]]
 """``{module: {"frozen": sha256, "trained": sha256}}``; a part without parameters is absent."""
 
 
-def parameter_digests(model: torch.nn.Module, family: Any) -> Digests:
-    """Hash the parameters of each module, trainable ones apart from the others.
+def parameter_digests(
+    model: torch.nn.Module, family: Any, trained: Mapping[str, torch.Tensor] | None = None
+) -> Digests:
+    """Hash the parameters of each module, trainable ones (as fp32) apart from the others.
 
     With parameters that are split over ranks (ZeRO stage 3) every rank must call this.
+
+    Args:
+        trained: values of trainable parameters that are to be hashed in place of the model's.
     """
+    trained = trained or {}
     hashes: dict[str, dict[str, Any]] = {module: {} for module in MODULES}
     for name, parameter in sorted(model.named_parameters()):
         part = "trained" if parameter.requires_grad else "frozen"
         digest = hashes[family.module_of(name)].setdefault(part, hashlib.sha256())
-        with _whole(parameter):
-            values = parameter.detach().cpu().contiguous().flatten().view(torch.uint8)
-            digest.update(values.numpy().data)
+        values = (trained[name] if name in trained else values_of(parameter)).cpu()
+        values = values.float() if parameter.requires_grad else values
+        digest.update(values.contiguous().flatten().view(torch.uint8).numpy().data)
     return {
         module: {part: digest.hexdigest() for part, digest in parts.items()}
         for module, parts in hashes.items()
     }
-
-
-def _whole(parameter: torch.nn.Parameter) -> contextlib.AbstractContextManager[Any]:
-    if not hasattr(parameter, "ds_id"):
-        return contextlib.nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters([parameter])
 
 
 def freeze_audit(before: Digests, after: Digests, tune: Tune) -> dict[str, Any]:

@@ -10,11 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 
 from shardline.errors import TEMPORARY_FAILURE, Interrupted, UserError
 from shardline.training.signals import SIGNALS
 
 GRACE = 60.0  # seconds for the other ranks to end after one has failed
+PATIENCE = timedelta(hours=1)  # with a rank that is busy, e.g. reading a large model
+STORE = "SHARDLINE_STORE"
+"""Of rank 0: descriptor of the socket at which ranks meet; of the others: empty."""
 
 
 def in_rank() -> bool:
@@ -22,9 +26,41 @@ def in_rank() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def started_here() -> bool:
+    """Whether `run_ranks` has started this rank: its parent holds the lease and records."""
+    return STORE in os.environ
+
+
 def own_rank() -> tuple[int, int]:
     """This process's rank, and how many there are; (0, 1) outside a group."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def join_ranks(backend: str) -> None:
+    """Connect this rank with the others, if it is one; whoever started it.
+
+    Args:
+        backend: of torch.distributed.
+    """
+    import torch
+
+    if not in_rank() or torch.distributed.is_initialized():
+        return
+
+    rank, ranks = own_rank()
+    options = {"backend": backend, "rank": rank, "world_size": ranks, "timeout": PATIENCE}
+    if started_here():
+        descriptor = os.environ[STORE]
+        options["store"] = torch.distributed.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            ranks,
+            is_master=rank == 0,
+            timeout=PATIENCE,
+            wait_for_workers=False,
+            master_listen_fd=int(descriptor) if descriptor else None,
+        )
+    torch.distributed.init_process_group(**options)
 
 
 def run_ranks(program: Sequence[str], ranks: int, threads: int, lease: int) -> None:
@@ -41,9 +77,11 @@ def run_ranks(program: Sequence[str], ranks: int, threads: int, lease: int) -> N
         Interrupted: the ranks saved and stopped because they were asked to.
         UserError: a rank failed; its own message is in the log.
     """
+    # Open from here on, so that no other program can take the port before rank 0 has it.
+    meeting = socket.create_server(("127.0.0.1", 0))
     environment = os.environ | {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(meeting.getsockname()[1]),
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
         "OMP_NUM_THREADS": str(max(1, threads // ranks)),
@@ -62,12 +100,16 @@ def run_ranks(program: Sequence[str], ranks: int, threads: int, lease: int) -> N
             processes.append(
                 subprocess.Popen(
                     [sys.executable, *program],
-                    env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    pass_fds=(lease,),
+                    env=environment
+                    | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                    | {STORE: "" if rank else str(meeting.fileno())},
+                    pass_fds=(lease,) if rank else (lease, meeting.fileno()),
                 )
             )
+        meeting.close()
         codes, first = _wait(processes)
     finally:
+        meeting.close()
         for process in processes:
             if process.poll() is None:
                 process.kill()
@@ -99,9 +141,3 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[list[int], int 
                 process.kill()
         time.sleep(0.1 if running else 0)
     return codes, first
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The gates before a training: on the first samples of its plan, with the bare base."""
+"""The gates before a training: on the first samples of its plan, with the base's first blocks."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ def probe(
     device: torch.device,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The gates on the first samples of the plan, with the bare base."""
+    """The gates on the first samples of the plan, with the first blocks of the bare base.
+
+    One process runs it, on a model of its own: the whole may be too large for it.
+    """
     options = stage.options
-    # What needs quantising may not fit the device whole.
-    place = torch.device("cpu") if options.get("quantise") and not stage.features else device
-    model = family.load_model(stage.model, DTYPES[options["precision"]], place)
+    dtype = DTYPES[options["precision"]]
+    model = family.load_model(stage.model, dtype, device, blocks=gates.LAYERS)
     samples = split(data[0], family)[:SAMPLES]
     passed = {}
     if stage.features:

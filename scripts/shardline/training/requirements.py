@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from shardline.errors import ConfigError
 from shardline.hardware import Hardware
 from shardline.training.optimizers import optimizer_named
+from shardline.training.zero_config import read_json_config, zero_stage
 
 QUANTISED = ("nf4",)
 
@@ -47,7 +46,7 @@ def check_requirements(options: Mapping[str, Any], hardware: Hardware) -> None:
         )
     if quantise := options.get("quantise"):
         check_quantise(quantise, options["tune"])
-        if hardware.deepspeed and _zero_stage(Path(hardware.deepspeed)) == 3:
+        if hardware.deepspeed and zero_stage(read_json_config(hardware.deepspeed)) == 3:
             raise ConfigError(
                 f"quantise = {quantise!r}: not with {hardware.deepspeed} of the preset "
                 f"{hardware.name!r}, which is ZeRO stage 3: it splits each tensor over the ranks, "
@@ -79,11 +78,3 @@ def check_quantise(quantise: str, tune: Mapping[str, Mapping[str, Any]], where: 
             f"{where}quantise = {quantise!r}: no module has an adapter, so that the quantised "
             "model would be what is saved; allowed: lora for a module of tune, or quantise: null"
         )
-
-
-def _zero_stage(deepspeed: Path) -> int:
-    try:
-        settings = json.loads(deepspeed.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{deepspeed}: not a DeepSpeed JSON: {error}") from None
-    return int(settings.get("zero_optimization", {}).get("stage", 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from shardline import registry
 from shardline.errors import Interrupted
 from shardline.files import naming_full_disk, read_json, sha256_file, write_json
-from shardline.hardware import forwards
+from shardline.hardware import check_devices, forwards
 from shardline.loader import PlanDataset
 from shardline.training import checkpoints, gates, outcome
 from shardline.training.arguments import prepare, trainer_arguments
+from shardline.training.gathered import trained_tensors, whole_state
 from shardline.training.inputs import Stage
 from shardline.training.journal import Journal, read_journal
 from shardline.training.launch import own_rank
@@ -28,6 +30,7 @@ from shardline.training.trainer import PlanTrainer, StepTotals
 from shardline.training.tuning import kind, parameter_groups
 from shardline.training.tuning_log import describe
 from shardline.training.weights import save_weights
+from shardline.training.zero_config import deepspeed_config, zero_stage
 from shardline.versions import package_versions
 from shardline.vision_features import DTYPES
 
@@ -44,14 +47,21 @@ def train(stage: Stage, stop: StopRequest) -> None:
     options = stage.options
     rank, ranks = own_rank()
     say = _say if rank == 0 else _keep_quiet
+    check_devices(stage.hardware, ranks, options["precision"])
     family = registry.load("families", options["family"], options.get("plugins", ()))
     summary = read_json(stage.plan)
     steps, packs = summary["steps"], summary["max_packs_per_step"]
     accumulation, micro_batch = forwards(stage.hardware, packs, stage.plan.as_posix())
     factor = learning_rate_factor(options["schedule"], steps)
+    config = deepspeed_config(stage.hardware, options, accumulation, micro_batch)
     say(
         f"{steps} steps of {summary['global_batch']} in up to {packs} packs = {ranks} rank(s) x "
         f"{accumulation} forward(s) x {micro_batch} pack(s)"
+        + (f", ZeRO stage {zero_stage(config)}" if config else "")
+    )
+    say(
+        f"a step has {summary['samples_per_step']['mean']:g} samples and "
+        f"{summary['tokens'] / steps:,.0f} tokens on average, over all ranks"
     )
     device = prepare(stage, ranks)
     data = PlanDataset(
@@ -66,7 +76,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
         features=stage.features,
     )
     checked = probe(stage, family, data, device, say) if rank == 0 else {}
-    arguments = trainer_arguments(stage, accumulation, steps)
+    arguments = trainer_arguments(stage, accumulation, micro_batch, steps, config)
     model = tuned_model(stage, family, device)
     if options.get("quantise"):
         say("the language model's linear layers are held in 4 bits (nf4); exports have them whole")
@@ -89,9 +99,12 @@ def train(stage: Stage, stop: StopRequest) -> None:
     done = _go(stage, trainer, summary, rank, say)
     if done < steps:
         raise Interrupted(f"{stop()}: saved at step {done} of {steps} in {stage.work}")
-    after = gates.parameter_digests(trainer.model, family)
+    after = gates.parameter_digests(trainer.model, family, trainer.restored)
     audit = gates.freeze_audit(before, after, options["tune"])
-    state = trainer.whole_state()
+    trained = trainer.restored or None
+    if config and trained is None:
+        trained = trained_tensors(trainer.model, keep=rank == 0)
+    state = whole_state(trainer.model, trained, keep=rank == 0)
     if rank == 0:
         unfinished = stage.work / outcome.UNFINISHED
         outcome.discard(unfinished)
@@ -129,13 +142,13 @@ def _go(
     say: Callable[[str], None],
 ) -> int:
     """Train from the newest checkpoint or from the start; the steps that are done then."""
-    # DeepSpeed loads a checkpoint only to train on: its last one, of no use then, is done again.
-    most = summary["steps"] - (1 if stage.hardware.deepspeed else 0)
-    found = [checkpoints.newest(stage.work, most) if rank == 0 else None]
+    found = [checkpoints.newest(stage.work, summary["steps"]) if rank == 0 else None]
     if trainer.args.world_size > 1:
         torch.distributed.broadcast_object_list(found)
     step, folder = found[0] or (0, None)
     if folder:
+        if step < summary["steps"]:
+            checkpoints.check_parts(folder, trainer.parts())
         say(f"resuming at step {step} of {summary['steps']}")
     if rank == 0:
         write_json(stage.work / "run.json", _record(stage, summary))

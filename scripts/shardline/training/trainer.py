@@ -23,6 +23,7 @@ from transformers.trainer_callback import PrinterCallback
 from shardline.errors import GateError
 from shardline.files import naming_full_disk
 from shardline.training import checkpoints
+from shardline.training.gathered import put, trained_tensors
 from shardline.training.journal import Journal
 from shardline.training.optimizers import class_and_options
 from shardline.training.packs import Row, token_losses
@@ -83,6 +84,8 @@ class PlanTrainer(Trainer):
         self._started = self._spoken = 0.0
         self._first_step = 0
         self._samples = 0
+        self.restored: dict[str, torch.Tensor] = {}
+        """What is trained, as `restore` has read it; empty again when training goes on from it."""
 
     def get_train_dataloader(self) -> Iterator[Row]:
         """This rank's rows from the step to begin with, as the plan has them."""
@@ -111,13 +114,13 @@ class PlanTrainer(Trainer):
         Multiplied by the number of ranks, over which gradients are averaged.
         """
         loss = token_losses(model, self.family, inputs).sum()
-        if self.args.world_size > 1 and not inputs["media_types"]:
+        if self.args.world_size > 1 and not self.is_deepspeed_enabled and not inputs["media_types"]:
             loss = loss + self._nothing(model)
         total = self.totals[self.state.global_step].supervised
         return loss * (self.args.world_size / max(total, 1))
 
     def _nothing(self, model: torch.nn.Module) -> torch.Tensor:
-        """Zero, depending on all that only media reach: every rank must have its gradients."""
+        """Zero, depending on all that only media reach: DDP must have its gradients."""
         return sum(
             parameter.flatten()[:1].sum() * 0.0
             for name, parameter in model.named_parameters()
@@ -154,17 +157,12 @@ class PlanTrainer(Trainer):
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write what is trained; DeepSpeed's own checkpoint has it already."""
-        if self.is_deepspeed_enabled or not self.args.should_save:
-            return
-        folder = Path(output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {
-            name: parameter.detach().contiguous().cpu()
-            for name, parameter in self.model.named_parameters()
-            if parameter.requires_grad
-        }
-        save_file(tensors, folder / TRAINED, metadata={"format": "pt"})
+        """Write what is trained, whole, also where DeepSpeed has it in parts."""
+        tensors = trained_tensors(self.model, keep=self.args.should_save)
+        if self.args.should_save:
+            folder = Path(output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, folder / TRAINED, metadata={"format": "pt"})
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         with naming_full_disk(Path(self.args.output_dir)):
@@ -174,6 +172,7 @@ class PlanTrainer(Trainer):
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
     ) -> None:
         self.restore(Path(resume_from_checkpoint))
+        self.restored = {}
 
     def restore(self, checkpoint: Path) -> None:
         """Put what was trained back into the model.
@@ -182,16 +181,11 @@ class PlanTrainer(Trainer):
             GateError: the checkpoint is of other parameters than those trained now.
         """
         tensors = load_file(checkpoint / TRAINED)
-        trained = {
-            name: parameter
-            for name, parameter in self.model.named_parameters()
-            if parameter.requires_grad
-        }
-        if tensors.keys() != trained.keys():
+        named = self.model.named_parameters()
+        if tensors.keys() != {name for name, parameter in named if parameter.requires_grad}:
             raise GateError(f"{checkpoint}: its parameters are not those that are trained now")
-        with torch.no_grad():
-            for name, parameter in trained.items():
-                parameter.copy_(tensors[name])
+        put(self.model, tensors)
+        self.restored = tensors
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Journal the step that has just ended."""
@@ -240,11 +234,12 @@ class PlanTrainer(Trainer):
             asked = bool(flag.item())
         return asked
 
-    def whole_state(self) -> dict[str, torch.Tensor]:
-        """The model's state dict, gathered where ranks hold parts of it (all must call this)."""
-        if any(hasattr(parameter, "ds_id") for parameter in self.model.parameters()):
-            return self.accelerator.get_state_dict(self.model_wrapped)
-        return self.model.state_dict()
+    def parts(self) -> dict[str, int]:
+        """In how many parts DeepSpeed saves the optimiser; nothing without it."""
+        if not self.is_deepspeed_enabled:
+            return {}
+        stage = self.args.hf_deepspeed_config.get_value("zero_optimization.stage", 0)
+        return {"ranks": self.args.world_size, "zero_stage": stage}
 
     def begin(self) -> None:
         """Start the clock."""
@@ -278,5 +273,6 @@ class _Steps(TrainerCallback):
             torch.distributed.barrier()
         if args.should_save:
             work = Path(args.output_dir)
-            checkpoints.seal(work / f"checkpoint-{state.global_step}", step=state.global_step)
+            folder = work / f"checkpoint-{state.global_step}"
+            checkpoints.seal(folder, step=state.global_step, **self.trainer.parts())
             checkpoints.prune(work)

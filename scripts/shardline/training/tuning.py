@@ -74,6 +74,11 @@ def base_name(parameter_name: str) -> str:
     return parameter_name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
+def shape_of(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    """A parameter's shape, also where ranks hold parts of it (ZeRO stage 3)."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
 def lora_targets(model: torch.nn.Module, family: Any, tune: Tune) -> dict[str, list[str]]:
     """Full names of the layers to adapt, by module.
 
@@ -160,7 +165,7 @@ def parameter_groups(model: torch.nn.Module, family: Any, tune: Tune) -> list[di
         if not parameter.requires_grad:
             continue
         module = family.module_of(name)
-        decays = len(getattr(parameter, "ds_shape", parameter.shape)) > 1
+        decays = len(shape_of(parameter)) > 1
         key = f"{module}/{'weights' if decays else 'rest'}"
         group = groups.setdefault(
             key,

@@ -1,0 +1,90 @@
+"""Which kinds of media the packs of a plan have: ranks must run the same modules at a time.
+
+A rank whose row has no image, while another's has, would not run the vision tower: with DeepSpeed
+it would then wait for other parameters or gradients than the others, or add up wrong ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from shardline.errors import DataError
+from shardline.files import sha256_file
+from shardline.plan_file import Place, Plan
+from shardline.token_index import grid_table, read_index
+
+IMAGE, VIDEO = 1, 2
+
+
+@dataclass(frozen=True)
+class MediaKinds:
+    """The kinds of media in a plan, as bits: 1 for images, 2 for videos.
+
+    Attributes:
+        packs: uint8 [packs].
+        smallest: of each kind, the planned sample of that kind alone with the fewest patches.
+    """
+
+    packs: np.ndarray
+    smallest: dict[int, Place]
+
+    def of(self, packs: range) -> int:
+        """The kinds in some consecutive packs."""
+        part = self.packs[packs.start : packs.stop]
+        return int(np.bitwise_or.reduce(part)) if len(part) else 0
+
+    def stand_ins(self, lacking: int) -> list[Place]:
+        """Samples that have the kinds which a row lacks."""
+        return [self.smallest[kind] for kind in (IMAGE, VIDEO) if lacking & kind]
+
+
+def media_kinds(plan: Plan, results: Path) -> MediaKinds:
+    """Look the kinds up in the indexes of a plan's shards.
+
+    Raises:
+        DataError: an index is not the planned one, or no sample has a kind of media for itself.
+    """
+    kinds = np.zeros(len(plan.shard), dtype=np.uint8)
+    best: dict[int, tuple[int, Place]] = {}
+    for number, shard in enumerate(plan.summary["shards"]):
+        drawn = np.flatnonzero(plan.shard == number)
+        if not len(drawn):
+            continue
+        path = results / shard["index"]
+        if not path.is_file() or sha256_file(path) != shard["index_sha256"]:
+            raise DataError(f"{path}: missing, or changed since the plan was made; plan again")
+        index = read_index(path, ["patches", "grids", "intervals"])
+        of_row = _of_samples(index)
+        kinds[drawn] = of_row[plan.row[drawn]]
+        patches = index["patches"].to_numpy()[plan.row[drawn]]
+        for kind in (IMAGE, VIDEO):
+            # A sample that was cut short may lack its media.
+            alone = np.flatnonzero((kinds[drawn] == kind) & (plan.cut[drawn] == 0))
+            if len(alone):
+                place = drawn[alone[np.argmin(patches[alone])]]
+                found = (
+                    int(patches[alone].min()),
+                    Place(number, int(plan.row[place]), int(plan.length[place])),
+                )
+                best[kind] = min(best.get(kind, found), found)
+    for kind, name in ((IMAGE, "images"), (VIDEO, "videos")):
+        if kind not in best and (kinds & kind).any():
+            raise DataError(
+                f"no planned sample has {name} alone, which several ranks need; train with ranks: 1"
+            )
+    packs = np.bitwise_or.reduceat(kinds, plan.pack_starts[:-1])
+    return MediaKinds(packs, {kind: place for kind, (_, place) in best.items()})
+
+
+def _of_samples(index: pa.Table) -> np.ndarray:
+    """uint8 [rows]: a video is known by its interval, or by more than one time."""
+    counts, grids = grid_table(index["grids"])
+    intervals = np.asarray(index["intervals"].combine_chunks().flatten(), dtype=np.float64)
+    bits = np.where((intervals > 0) | (grids[:, 0] > 1), VIDEO, IMAGE).astype(np.uint8)
+    kinds = np.zeros(len(counts), dtype=np.uint8)
+    np.bitwise_or.at(kinds, np.repeat(np.arange(len(counts)), counts), bits)
+    return kinds

@@ -1,0 +1,222 @@
+"""One, two and more ranks, with and without DeepSpeed: the same steps, whatever holds them."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny_models
+import tiny_project
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from tiny_project import FULL, LORA
+
+import token_data
+from rank_trainings import Job, train_all
+from shardline.families import qwen2_vl as family
+from shardline.files import read_json
+from shardline.loader import PlanDataset
+from shardline.training import stage
+from shardline.training.packs import supervised, token_losses
+from shardline.training.trainer import PlanTrainer
+
+STEPS = 20
+TOLERANCE = 1e-4  # relative, of losses in fp32
+OPTIONS = {**token_data.OPTIONS, "task": "chat"}
+PRESET = "ranks: {ranks}\ncheckpoint_every: 20\n"
+ZERO = PRESET + "deepspeed: config/deepspeed/zero{stage}.json\n"
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    """A job of one process on conversations, of which a third has no picture."""
+    results = tmp_path_factory.mktemp("ranks") / "results"
+    model = tiny_models.build(results / "raw/models/tiny")
+    sizes = random.Random(5)
+    shapes = [
+        (sizes.randrange(1, 40), [(56, 28 * sizes.randrange(2, 5))] * (0 if n % 3 else 1))
+        for n in range(36)
+    ]
+    filtered = token_data.write_filtered(results, token_data.talks(shapes))
+    manifest = token_data.tokenise(filtered, model, options=OPTIONS)
+    for packing in ("step", "flatten", "none"):
+        token_data.plan(
+            results, [manifest], packing, packing=packing, steps=STEPS, epochs=None, max_length=160
+        )
+    project = tiny_project.Project(
+        results, model, tiny_project.lock_model(model), results, results, {}, results
+    )
+    options = {
+        "recipe": "r",
+        "stage": "s",
+        "method": "sft",
+        "family": "qwen2_vl",
+        "seed": 5,
+        "precision": "fp32",
+        "tune": {module: {**FULL, "lr": 3e-3} for module in ("llm", "projector", "vision")},
+        "optimizer": {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "clip": 1.0},
+        "schedule": {"name": "cosine", "warmup": 1},
+    }
+    yield Job(
+        work=results.parent / "one",
+        preset=PRESET.format(ranks=1),
+        options=options,
+        plan=results / "plans/demo/step.json",
+        results=results,
+        model=model,
+        lock=project.lock,
+    )
+    torch.use_deterministic_algorithms(False)
+
+
+def of(job: Job, name: str, preset: str, plan: str = "step", **options) -> Job:
+    return replace(
+        job,
+        work=job.work.with_name(name),
+        preset=preset,
+        plan=job.plan.with_name(f"{plan}.json"),
+        options={**job.options, **options},
+    )
+
+
+def rows_of(job: Job, ranks: int, micro_batch: int = 1) -> list[list[dict]]:
+    """Of each time in the plan, the rows of all ranks."""
+    parts = [
+        PlanDataset(
+            job.results,
+            job.plan,
+            job.plan.with_suffix(".parquet"),
+            family,
+            rank=rank,
+            ranks=ranks,
+            micro_batch=micro_batch,
+        )
+        for rank in range(ranks)
+    ]
+    return [[part[item] for part in parts] for item in range(len(parts[0]))]
+
+
+def alone(job: Job) -> list[float]:
+    """The losses of a training in this process."""
+    shutil.rmtree(job.work, ignore_errors=True)
+    job.work.mkdir(parents=True)
+    job.work.with_suffix(".yaml").write_text(job.preset)
+    stage.train(job.stage(), lambda: "")
+    return job.losses()
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_have_the_same_kinds_of_media_at_a_time_and_each_sample_once(jobs, ranks) -> None:
+    times = rows_of(jobs, ranks)
+    kinds = [[set(row["media_types"]) for row in rows] for rows in times]
+    assert all(of_rank == at_once[0] for at_once in kinds for of_rank in at_once)
+    lent = [
+        row for rows in times for row in rows if len(row["cu_seq_lens_q"]) - 1 > len(row["samples"])
+    ]
+    assert lent and any(row["samples"] for row in lent)
+    for row in lent:
+        start = row["cu_seq_lens_q"][len(row["samples"])]
+        assert not (row["labels"][0, start:] != -100).any()
+    together = [name for rows in times for row in rows for name in row["samples"]]
+    assert sorted(together) == sorted(n for rows in rows_of(jobs, 1) for n in rows[0]["samples"])
+    labels = sum(len(supervised(row)) for rows in times for row in rows)
+    assert labels == sum(len(supervised(rows[0])) for rows in rows_of(jobs, 1))
+
+
+def test_a_plan_without_media_lends_none(jobs: Job, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    talks = token_data.talks([(number % 9 + 1, []) for number in range(12)])
+    manifest = token_data.tokenise(
+        token_data.write_filtered(results, talks), jobs.model, options=OPTIONS
+    )
+    plan = token_data.plan(results, [manifest], max_length=64)
+    rows = rows_of(replace(jobs, results=results, plan=plan), 2)
+    assert not any(row["media_types"] for at_once in rows for row in at_once)
+
+
+def mean_of_means(self: PlanTrainer, model, inputs, **_) -> torch.Tensor:
+    """What must not be: each row counts the same, however many tokens of it are supervised."""
+    return token_losses(model, self.family, inputs).mean() / self.args.gradient_accumulation_steps
+
+
+@pytest.mark.slow
+def test_one_curve_however_a_step_is_realised(jobs: Job, monkeypatch) -> None:
+    expected = alone(jobs)
+    assert expected[-1] < 0.8 * expected[0]
+    rows = rows_of(jobs, 2)
+    counts = [[len(supervised(row)) for row in at_once] for at_once in rows]
+    assert any(first != second for first, second in counts)
+
+    cpu = PRESET.format(ranks=1)
+    single = [
+        of(jobs, "one-flatten", cpu + "micro_batch: 2\n", "flatten"),
+        of(jobs, "one-none", cpu + "micro_batch: 8\n", "none"),
+        of(jobs, "one-micro", cpu + "micro_batch: 8\n"),
+    ]
+    for job in single:
+        assert alone(job) == pytest.approx(expected, rel=TOLERANCE), job.work.name
+
+    two = [
+        of(jobs, "two", PRESET.format(ranks=2)),
+        of(jobs, "two-none", PRESET.format(ranks=2) + "micro_batch: 4\n", "none"),
+        *(of(jobs, f"zero{n}", ZERO.format(ranks=2, stage=n)) for n in (1, 2, 3)),
+        of(jobs, "zero2-flatten", ZERO.format(ranks=2, stage=2), "flatten"),
+        of(jobs, "zero3-none", ZERO.format(ranks=2, stage=3) + "micro_batch: 4\n", "none"),
+    ]
+    train_all(two, jobs.work.parent)
+    curves = {job.work.name: job.losses() for job in two}
+    for name, losses in curves.items():
+        assert losses == pytest.approx(expected, rel=TOLERANCE), name
+
+    for job in two:
+        loaded = [read_json(job.work.with_suffix(f".{rank}.json")) for rank in range(2)]
+        saved = read_json(job.work / "final.json")
+        assert all(facts["values"] == saved["parameters"] for facts in loaded)
+        if job.work.name.startswith("zero3"):
+            assert sum(facts["held"] for facts in loaded) < 1.02 * saved["parameters"]
+            assert all(facts["at_once"] < 0.3 * saved["parameters"] for facts in loaded)
+
+    monkeypatch.setattr(PlanTrainer, "compute_loss", mean_of_means)
+    wrong = alone(of(jobs, "wrong", cpu))
+    assert max(abs(a / b - 1) for a, b in zip(wrong, expected, strict=True)) > 100 * TOLERANCE
+
+
+@pytest.mark.slow
+def test_an_adapter_trained_with_zero_3_is_whole_and_gives_the_same_logits(jobs: Job) -> None:
+    lora = {**LORA, "dropout": 0.0, "lr": 1e-2}
+    tune = {"llm": lora, "projector": FULL, "vision": lora}
+    job = of(jobs, "adapter", ZERO.format(ranks=2, stage=3), tune=tune)
+    same = of(jobs, "adapter-ddp", PRESET.format(ranks=2), tune=tune)
+    train_all([same, job], jobs.work.parent)
+    row = rows_of(jobs, 1)[0][0]
+
+    def losses(model: torch.nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return token_losses(model.eval(), family, row)
+
+    base = losses(family.load_model(jobs.model, torch.float32, "cpu"))
+    found = []
+    for one in (job, same):
+        model = family.load_model(jobs.model, torch.float32, "cpu")
+        model.load_state_dict(load_file(one.work / "final/tuned.safetensors"), strict=False)
+        model = PeftModel.from_pretrained(model, one.work / "final")
+        found.append(losses(model))
+        checkpoint = load_file(one.work / f"checkpoint-{STEPS}/trained.safetensors")
+        saved = load_file(one.work / "final/adapter_model.safetensors")
+        assert all(value.numel() for value in [*saved.values(), *checkpoint.values()])
+        assert (
+            sum(value.numel() for value in checkpoint.values())
+            == read_json(one.work / "final.json")["trainable_parameters"]
+        )
+        for name, value in saved.items():
+            parts = name.rsplit(".", 1)
+            assert torch.equal(value, checkpoint[f"{parts[0]}.default.{parts[1]}"])
+    torch.testing.assert_close(found[0], found[1], rtol=TOLERANCE, atol=TOLERANCE)
+    assert (found[0] - base).abs().max() > 100 * TOLERANCE
+    assert json.loads((job.work / "final/adapter_config.json").read_bytes())["r"] == 4
