@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from transformers import TrainingArguments
 
@@ -13,6 +15,8 @@ from shardline.training.inputs import Stage
 def prepare(stage: Stage, ranks: int) -> torch.device:
     """Choose this rank's device and make what follows repeatable."""
     lean.quiet()
+    if stage.hardware.debug:
+        os.environ["CUDA_LAUNCH_BLOCKING"] = "1"
     torch.set_num_threads(max(1, stage.threads // ranks - stage.hardware.workers))
     return repeatable(stage.hardware.device)
 
@@ -34,7 +38,7 @@ def trainer_arguments(stage: Stage, accumulation: int, steps: int) -> TrainingAr
         deepspeed=hardware.deepspeed,
         save_strategy="steps",
         save_steps=hardware.checkpoint_every,
-        logging_steps=1,
+        logging_strategy="no",
         logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
