@@ -29,6 +29,10 @@ class Hardware:
     gradient_checkpointing: bool = False
     deepspeed: str | None = None
     """Path of a DeepSpeed JSON, the project's or one's own; also with one rank."""
+    auto_fit: bool = False
+    """Halve ``micro_batch`` until the largest forwards fit the device's memory."""
+    debug: bool = False
+    """Synchronous CUDA, a check of every gradient, each step's packs in the log."""
     checkpoint_every: int = 200
     """Steps between two checkpoints."""
     attention: Literal["auto"] = "auto"
@@ -69,6 +73,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "device": ("cpu", "cuda"),
     "precision": (None, "fp32", "bf16"),
     "gradient_checkpointing": (False, True),
+    "auto_fit": (False, True),
+    "debug": (False, True),
     "attention": ("auto",),
 }
 LEAST = {

@@ -75,6 +75,7 @@ class PlanDataset(torch.utils.data.Dataset):
         if self.row_length and self.kinds:
             self.row_length += sum(place.length for place in self.kinds.smallest.values())
         shards = self.plan.summary["shards"]
+        self.datasets = [Path(shard["path"]).parts[-3] for shard in shards]
         self.reader = TokenReader(results, shards, pictures=not features)
         self.features = FeatureReader(results, shards, features) if features else None
 
@@ -93,7 +94,8 @@ class PlanDataset(torch.utils.data.Dataset):
             ``input_ids``, ``labels``, ``mm_token_type_ids`` int64 [1, T] (a sample's first label is
             -100: nothing predicts it); ``position_ids`` int64 [1 + rows, 1, T]: positions in the
             sample, then the family's rows of positions; ``cu_seq_lens_q``, ``cu_seq_lens_k`` int32
-            [samples + 1]; ``max_length_q``, ``max_length_k`` int; ``samples``: their ids; ``step``;
+            [samples + 1]; ``max_length_q``, ``max_length_k`` int; ``samples``: their ids;
+            ``datasets``: of each sample; ``packs``: places in the plan; ``step``;
             ``loss_denominator``: supervised tokens of the whole step, over all ranks. Of each
             medium: ``images``: uint8 [height, width, 3], the frames of a video one below the other
             (or in their place ``features``: bfloat16 [visual tokens, width]);
@@ -101,9 +103,9 @@ class PlanDataset(torch.utils.data.Dataset):
             ``intervals``: seconds from frame to frame.
 
             A row for which the step has no pack left repeats a short sample without labels; its
-            ``samples`` are empty. A row that lacks a kind of media which another rank
-            has at that time gets the plan's smallest sample of it, without labels: every rank runs
-            the same modules.
+            ``samples``, ``datasets`` and ``packs`` are empty. A row that lacks a kind of media
+            which another rank has at that time gets the plan's smallest sample of it, without
+            labels: every rank runs the same modules.
 
             With ``packing: none`` every sample is padded to the longest of the row. With
             ``fixed_shape`` the row is padded to ``micro_batch * max_length`` tokens by a segment
@@ -126,12 +128,17 @@ class PlanDataset(torch.utils.data.Dataset):
             places = [min(somewhere, key=lambda place: place.length)]
         row = self._row(places)
         row["labels"][:, int(row["cu_seq_lens_q"][known]) :] = IGNORED
-        row["samples"] = row["samples"][:known]
+        row["samples"], row["datasets"] = row["samples"][:known], row["datasets"][:known]
         if self.padded:
             row = pad_samples(row)
         if self.row_length:
             row = pad_row(row, self.row_length)
-        return {**row, "step": step, "loss_denominator": self.plan.supervised_of(step)}
+        return {
+            **row,
+            "packs": list(mine),
+            "step": step,
+            "loss_denominator": self.plan.supervised_of(step),
+        }
 
     def _row(self, places: Sequence[Place]) -> dict[str, Any]:
         input_ids, labels, positions, names = [], [], [], []
@@ -183,6 +190,7 @@ class PlanDataset(torch.utils.data.Dataset):
             "media_types": types,
             "intervals": intervals,
             "samples": names,
+            "datasets": [self.datasets[place.shard] for place in places],
         }
 
 

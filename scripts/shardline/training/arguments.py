@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ def prepare(stage: Stage, ranks: int) -> torch.device:
     """Choose this rank's device, join the other ranks and make what follows repeatable."""
     lean.quiet()
     hardware = stage.hardware
+    if hardware.debug:
+        os.environ["CUDA_LAUNCH_BLOCKING"] = "1"
     torch.set_num_threads(max(1, stage.threads // ranks - hardware.workers))
     device = repeatable(hardware.device)
     if hardware.deepspeed:
@@ -56,7 +59,7 @@ def trainer_arguments(
         deepspeed=config,
         save_strategy="steps",
         save_steps=hardware.checkpoint_every,
-        logging_steps=1,
+        logging_strategy="no",
         logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,

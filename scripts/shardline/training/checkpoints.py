@@ -98,6 +98,13 @@ def prune(work: Path, keep: int = 2) -> None:
         _remove(folder)
 
 
+def discard(work: Path, step: int) -> None:
+    """Remove a step's checkpoint unless it is whole."""
+    folder = work / f"checkpoint-{step}"
+    if folder.is_dir() and not (folder / COMPLETE).is_file():
+        _remove(folder)
+
+
 def step_of(folder: Path) -> int:
     """The number of steps that a ``checkpoint-<step>`` folder has behind it."""
     return int(_NAME.fullmatch(folder.name)[1])

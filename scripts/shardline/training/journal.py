@@ -8,6 +8,7 @@ file is written anew from what is left, so that no step is there twice.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -42,6 +43,10 @@ class Journal:
         self._file.flush()
         self._board.add(line)
         self._board.flush()
+
+    def sync(self) -> None:
+        """Make the lines survive a power cut."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close both files."""

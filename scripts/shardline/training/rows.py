@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from shardline.errors import DataError
 from shardline.hardware import Hardware
 from shardline.loader import PlanDataset
+from shardline.training import signals
 
 
 def rows_from(data: PlanDataset, step: int, hardware: Hardware) -> Iterator[dict[str, Any]]:
@@ -30,7 +31,9 @@ def rows_from(data: PlanDataset, step: int, hardware: Hardware) -> Iterator[dict
         # A generator of its own: else each start takes a number from the one dropout uses.
         generator=torch.Generator(),
     )
-    for row in loader:
+    with signals.held_back():
+        rows = iter(loader)
+    for row in rows:
         if isinstance(row, DataError):
             raise row
         yield row

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
+from collections.abc import Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 ECHO = 2.0  # seconds: a signal to a whole process group also comes passed on by its leader
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Processes started in this context never see a request to stop, only that their parent ends.
+
+    One to a whole process group would end the loader's processes, and with them the training that
+    is about to save. This process gets what came meanwhile at the context's end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class StopRequest:

@@ -8,11 +8,12 @@ a step.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,22 +23,15 @@ from transformers.trainer_callback import PrinterCallback
 
 from shardline.errors import GateError
 from shardline.files import naming_full_disk
-from shardline.training import checkpoints
+from shardline.training import checkpoints, random_state
 from shardline.training.gathered import put, trained_tensors
 from shardline.training.journal import Journal
+from shardline.training.metrics import StepMeter
 from shardline.training.optimizers import class_and_options
 from shardline.training.packs import Row, token_losses
 
 TRAINED = "trained.safetensors"
 SPEAK_EVERY = 5.0  # seconds between two lines of the log
-
-
-class StepTotals(NamedTuple):
-    """What one global step has in all its packs, over all ranks."""
-
-    tokens: int
-    supervised: int
-    samples: int
 
 
 class PlanTrainer(Trainer):
@@ -46,12 +40,13 @@ class PlanTrainer(Trainer):
     Args:
         rows: from a 0-based step on, this rank's rows in order: for each step as many as
             ``args.gradient_accumulation_steps`` (one without supervised tokens adds nothing).
-        totals: of each step.
+        meter: knows what each step has.
         groups: the optimiser's parameter groups (`tuning.parameter_groups`).
         optimizer_options: see `optimizers.class_and_options`.
         factor: of the learning rate, by 0-based step.
         stop: says in one word why to stop after the current step, or nothing.
         say: takes the lines of the log.
+        look: sees each of this rank's rows before the step that it is for.
     """
 
     def __init__(
@@ -61,19 +56,21 @@ class PlanTrainer(Trainer):
         *,
         family: Any,
         rows: Callable[[int], Iterable[Row]],
-        totals: Sequence[StepTotals],
+        meter: StepMeter,
         groups: list[dict[str, Any]],
         optimizer_options: Mapping[str, Any],
         factor: Callable[[int], float],
         stop: Callable[[], str],
         say: Callable[[str], None],
+        look: Callable[[Row], None] = lambda row: None,
     ) -> None:
         super().__init__(model=model, args=args)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Steps(self))
         self.family = family
-        self.totals = totals
+        self.meter = meter
         self.say = say
+        self._look = look
         self._stop = stop
         self.journal: Journal | None = None
         self._rows = rows
@@ -81,11 +78,15 @@ class PlanTrainer(Trainer):
         self._optimizer_options = optimizer_options
         self._factor = factor
         self._rates: dict[str, float] = {}
-        self._started = self._spoken = 0.0
+        self._norm: torch.Tensor | float = 0.0
+        self._begun = self._spoken = 0.0
         self._first_step = 0
-        self._samples = 0
         self.restored: dict[str, torch.Tensor] = {}
         """What is trained, as `restore` has read it; empty again when training goes on from it."""
+        self._whole: random_state.State | None = None
+        """Random state after the last finished step; None while the model is not in one piece."""
+        self.saved: int | None = None
+        """The last step with a checkpoint, of this rank."""
 
     def get_train_dataloader(self) -> Iterator[Row]:
         """This rank's rows from the step to begin with, as the plan has them."""
@@ -95,17 +96,23 @@ class PlanTrainer(Trainer):
         self, epoch_iterator: Iterator[Row], num_batches: int, device: torch.device
     ) -> tuple[list[Row], None]:
         """The rows of one step; the number of supervised tokens is the plan's."""
-        return [next(epoch_iterator) for _ in range(num_batches)], None
+        self._whole = random_state.take()
+        rows = self.meter.take(epoch_iterator, num_batches)
+        for row in rows:
+            self._look(row)
+        return rows, None
 
     def training_step(
         self, model: torch.nn.Module, inputs: Row, num_items_in_batch: None = None
     ) -> torch.Tensor:
         """Forward and backward of one row; its share of the step's loss."""
         model.train()
+        self.meter.row = inputs
         with self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
         options = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
         self.accelerator.backward(loss, **options)
+        self.meter.row = None
         return loss.detach()
 
     def compute_loss(self, model: torch.nn.Module, inputs: Row, **_: Any) -> torch.Tensor:
@@ -113,10 +120,12 @@ class PlanTrainer(Trainer):
 
         Multiplied by the number of ranks, over which gradients are averaged.
         """
-        loss = token_losses(model, self.family, inputs).sum()
+        losses = token_losses(model, self.family, inputs)
+        self.meter.add(inputs, losses)
+        loss = losses.sum()
         if self.args.world_size > 1 and not self.is_deepspeed_enabled and not inputs["media_types"]:
             loss = loss + self._nothing(model)
-        total = self.totals[self.state.global_step].supervised
+        total = self.meter.totals[self.state.global_step].supervised
         return loss * (self.args.world_size / max(total, 1))
 
     def _nothing(self, model: torch.nn.Module) -> torch.Tensor:
@@ -149,12 +158,39 @@ class PlanTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _get_grad_norm(self, *args: Any, **options: Any) -> torch.Tensor | float:
+        self._norm = super()._get_grad_norm(*args, **options)
+        return self._norm
+
     def train(self, resume_from_checkpoint: str | None = None, **options: Any) -> Any:
-        """Train to the plan's last step, or until asked to stop."""
+        """Train to the plan's last step, or until asked to stop.
+
+        An error in a step leaves a checkpoint of the last finished one, if this process has the
+        whole model. Among several ranks none is written: the others may not take part any more.
+        """
         if resume_from_checkpoint:
-            self._first_step = checkpoints.step_of(Path(resume_from_checkpoint))
-        self._samples = sum(step.samples for step in self.totals[: self._first_step])
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+            self._first_step = self.saved = checkpoints.step_of(Path(resume_from_checkpoint))
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+        except Exception:
+            if self.args.world_size == 1 and not self.is_deepspeed_enabled:
+                self._keep_last_step()
+            raise
+
+    def _keep_last_step(self) -> None:
+        """Save the last finished step, with the random state that its successor began with."""
+        step = self.state.global_step
+        if self._whole is None or step in (0, self.saved):
+            return
+        random_state.put_back(self._whole)
+        try:
+            self._save_checkpoint(self.model, None)
+            self.seal()
+        except Exception as error:  # the error that ended the step is the one to be told
+            checkpoints.discard(Path(self.args.output_dir), step)
+            self.say(f"step {step} could not be saved: {error}; the last checkpoint stands")
+        else:
+            self.say(f"saved at step {step} of {self.args.max_steps}, the last that was finished")
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what is trained, whole, also where DeepSpeed has it in parts."""
@@ -165,8 +201,24 @@ class PlanTrainer(Trainer):
             save_file(tensors, folder / TRAINED, metadata={"format": "pt"})
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        with naming_full_disk(Path(self.args.output_dir)):
-            super()._save_checkpoint(model, trial)
+        try:
+            with naming_full_disk(Path(self.args.output_dir)):
+                super()._save_checkpoint(model, trial)
+        except Exception:
+            self._whole = None
+            if self.args.world_size == 1:
+                checkpoints.discard(Path(self.args.output_dir), self.state.global_step)
+            raise
+
+    def seal(self) -> None:
+        """Declare the step's checkpoint whole, on the rank that keeps the work folder."""
+        step, work = self.state.global_step, Path(self.args.output_dir)
+        if self.args.should_save:
+            if self.journal:
+                self.journal.sync()
+            checkpoints.seal(work / f"checkpoint-{step}", step=step, **self.parts())
+            checkpoints.prune(work)
+        self.saved = step
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
@@ -188,37 +240,41 @@ class PlanTrainer(Trainer):
         self.restored = tensors
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Journal the step that has just ended."""
-        if "loss" not in logs:
-            return
-        step, now = self.state.global_step, time.monotonic()
-        loss, norm = logs["loss"], float(logs.get("grad_norm", 0.0))
-        if not (abs(loss) < float("inf") and abs(norm) < float("inf")):
+        """Nothing: `finish_step` writes the journal."""
+
+    def finish_step(self) -> bool:
+        """Journal the step that has just ended; whether any rank was asked to stop.
+
+        Raises:
+            GateError: the loss or the gradient is not finite.
+        """
+        step = self.state.global_step
+        gather = self.accelerator.gather if self.args.world_size > 1 else lambda own: own
+        done = self.meter.finish(
+            step, self._tr_loss, self._norm, self._rates, bool(self._stop()), gather
+        )
+        self._tr_loss.zero_()
+        loss, norm = done.metrics["loss"], done.metrics["grad_norm"]
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             raise GateError(
-                f"step {step}: loss {loss}, gradient norm {norm}: training has diverged. Lower "
-                "the learning rate or clip gradients; the last checkpoint is from before this step"
+                f"step {step}: loss {loss}, gradient norm {norm}"
+                f"{self.meter.diverged(done.metrics)}: training has diverged. Lower the learning "
+                "rate or clip gradients; the last checkpoint is from before this step"
             )
-        totals, seconds = self.totals[step - 1], now - self._started
-        self._samples += totals.samples
         if self.journal:
-            metrics = {
-                "loss": loss,
-                "grad_norm": norm,
-                "tokens_per_second": totals.tokens / seconds,
-                "samples": self._samples,
-                "seconds": seconds,
-            }
-            self.journal.add(step, metrics | {f"lr/{k}": v for k, v in self._rates.items()})
+            self.journal.add(step, done.metrics)
+        self._whole = random_state.take()
+        now = time.monotonic()
         last = step == self.args.max_steps
         if last or step == self._first_step + 1 or now - self._spoken >= SPEAK_EVERY:
             self._spoken = now
             self._speak(step, loss, norm, now)
-        self._started = now
+        return done.stop
 
     def _speak(self, step: int, loss: float, norm: float, now: float) -> None:
         done = step - self._first_step
         passed = now - self._begun
-        tokens = sum(totals.tokens for totals in self.totals[self._first_step : step])
+        tokens = sum(totals.tokens for totals in self.meter.totals[self._first_step : step])
         left = timedelta(seconds=round(passed / done * (self.args.max_steps - step)))
         self.say(
             f"step {step}/{self.args.max_steps}  loss {loss:.4f}  grad {norm:.2f}  "
@@ -226,7 +282,7 @@ class PlanTrainer(Trainer):
         )
 
     def stop_anywhere(self) -> bool:
-        """Whether any rank was asked to stop: all must leave the loop at the same step."""
+        """Whether any rank was asked to stop: all must do so, or none."""
         asked = bool(self._stop())
         if self.args.world_size > 1:
             flag = torch.tensor([float(asked)], device=self.args.device)
@@ -243,10 +299,11 @@ class PlanTrainer(Trainer):
 
     def begin(self) -> None:
         """Start the clock."""
-        self._begun = self._started = time.monotonic()
+        self._begun = time.monotonic()
 
-    def note_rates(self) -> None:
-        """Remember the learning rates of the step that is about to be taken, by module."""
+    def begin_update(self) -> None:
+        """Note what the optimiser is about to change: the learning rates, and all weights."""
+        self._whole = None
         self._rates = {
             group["name"].split("/")[0]: float(group["lr"]) for group in self.optimizer.param_groups
         }
@@ -262,17 +319,13 @@ class _Steps(TrainerCallback):
         self.trainer.begin()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.trainer.note_rates()
+        self.trainer.begin_update()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.trainer.stop_anywhere():
+        if self.trainer.finish_step():
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if args.world_size > 1:
             torch.distributed.barrier()
-        if args.should_save:
-            work = Path(args.output_dir)
-            folder = work / f"checkpoint-{state.global_step}"
-            checkpoints.seal(folder, step=state.global_step, **self.trainer.parts())
-            checkpoints.prune(work)
+        self.trainer.seal()

@@ -1,0 +1,35 @@
+"""What git knows of the code that runs."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+SECONDS = 10
+
+
+def git_facts(folder: Path) -> dict[str, Any]:
+    """``{"commit", "dirty"}`` of the repository around a folder; empty where there is none.
+
+    ``dirty``: tracked files differ from the commit.
+    """
+    commit = _ask(folder, "rev-parse", "HEAD")
+    changes = _ask(folder, "status", "--porcelain", "--untracked-files=no")
+    if not commit or changes is None:
+        return {}
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _ask(folder: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
