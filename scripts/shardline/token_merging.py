@@ -128,9 +128,7 @@ class MergingLayer(CLIPEncoderLayer):
         """Tokens and sizes that are left; where ``merged`` is None, what the stock block gives."""
         if merged is None:
             return super().forward(hidden_states, attention_mask, **kwargs)
-        attended, keys = self.self_attn(
-            self.layer_norm1(hidden_states), sizes=sizes, merging=True
-        )
+        attended, keys = self.self_attn(self.layer_norm1(hidden_states), sizes=sizes, merging=True)
         left, sizes = merge(hidden_states + attended, sizes, match(keys, merged))
         return left + self.mlp(self.layer_norm2(left)), sizes
 

@@ -83,6 +83,8 @@ def _first_blocks(model: torch.nn.Module, layers: int) -> Iterator[None]:
     stacks = [
         (owner, name, stack)
         for owner in model.modules()
+        # How many tokens are left by a tower that merges them follows from its number of blocks.
+        if not getattr(owner, "merging", None)
         for name, stack in owner.named_children()
         if isinstance(stack, torch.nn.ModuleList) and len(stack) > layers
     ]

@@ -13,11 +13,13 @@ from shardline.errors import Interrupted
 from shardline.files import naming_full_disk, read_json, sha256_file, write_json
 from shardline.hardware import forwards
 from shardline.loader import PlanDataset
+from shardline.merging_family import KEY
 from shardline.training import checkpoints, gates, outcome
 from shardline.training.arguments import prepare, trainer_arguments
 from shardline.training.inputs import Stage
 from shardline.training.journal import Journal, read_journal
 from shardline.training.launch import own_rank
+from shardline.training.merging import planned_family
 from shardline.training.model import tuned_model
 from shardline.training.probe import probe
 from shardline.training.rows import rows_from
@@ -44,6 +46,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
     say = _say if rank == 0 else _keep_quiet
     family = registry.load("families", options["family"], options.get("plugins", ()))
     summary = read_json(stage.plan)
+    family = planned_family(family, stage, summary)
     steps, packs = summary["steps"], summary["max_packs_per_step"]
     accumulation, micro_batch = forwards(stage.hardware, packs, stage.plan.as_posix())
     factor = learning_rate_factor(options["schedule"], steps)
@@ -110,6 +113,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
                 "plan_sha256": sha256_file(stage.plan),
                 "model_sha256": sha256_file(stage.model_manifest),
                 **_features(stage),
+                **{key: options[key] for key in (KEY,) if key in options},
                 "versions": package_versions(*PACKAGES),
             },
         )
