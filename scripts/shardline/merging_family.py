@@ -53,8 +53,9 @@ def family_of_model(family: Any, folder: Path) -> Any:
     Raises:
         DataError: what its config says of token merging cannot be.
     """
-    config = read_json(folder / "config.json")
-    if not hasattr(family, "merging_of") or (section := config.get(KEY)) is None:
+    if not hasattr(family, "merging_of"):
+        return family
+    if (section := read_json(folder / "config.json").get(KEY)) is None:
         return family
     ratio = section.get("ratio") if isinstance(section, dict) else None
     if type(ratio) not in (int, float) or not 0 < ratio <= 1:
