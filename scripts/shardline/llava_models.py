@@ -6,6 +6,7 @@ Nothing here imports torch or transformers before a function that needs them is 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,8 +81,25 @@ def module_of(parameter_name: str) -> str:
 
 
 def lora_targets(model: torch.nn.Module, module: str) -> list[str]:
-    """Full names of the linear layers of a module, without ``lm_head``."""
-    return linear_layers(model, module, module_of)
+    """Full names of the linear layers of a module that are `reached`, without ``lm_head``."""
+    names = linear_layers(model, module, module_of)
+    return [name for name in names if reached(model.config, name)]
+
+
+def reached(config: Any, name: str) -> bool:
+    """Whether a forward depends on a parameter or layer: not behind where features are taken.
+
+    Args:
+        config: of the model: ``vision_feature_layer`` -2 leaves out the tower's last block.
+        name: the parameter's or layer's.
+    """
+    if module_of(name) != "vision":
+        return True
+    states = config.vision_config.num_hidden_layers + 1
+    taken = config.vision_feature_layer
+    last = max(place % states for place in ([taken] if isinstance(taken, int) else taken))
+    block = re.search(r"\.layers\.(\d+)\.", name)
+    return int(block[1]) < last if block else "post_layernorm" not in name
 
 
 def set_image_limits(folder: Path, min_visual_tokens: int, max_visual_tokens: int) -> None:

@@ -43,7 +43,7 @@ def build(folder: Path, text: dict | None = None, **vision: int) -> Path:
 
 
 def tower(layers: int, side: int, width: int = 8, seed: int = 0) -> torch.nn.Module:
-    """A model in fp64 whose tower sees ``side`` x ``side`` patches, with hardly a language model."""
+    """A model in fp64 whose tower sees ``side`` x ``side`` patches, and hardly a text model."""
     torch.manual_seed(seed)
     config = LlavaConfig(
         text_config={**TEXT, "hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 8,

@@ -17,6 +17,7 @@ from shardline.llava_models import (
     load_tokenizer,
     lora_targets,
     module_of,
+    reached,
     set_image_limits,
 )
 from shardline.llava_vision import (
@@ -74,6 +75,7 @@ __all__ = [
     "on_picture",
     "position_inputs",
     "positions",
+    "reached",
     "render",
     "resize",
     "seen_size",

@@ -110,13 +110,16 @@ class PlanTrainer(Trainer):
         Multiplied by the number of ranks, over which gradients are averaged.
         """
         loss = token_losses(model, self.family, inputs).sum()
-        if self.args.world_size > 1 and not inputs["media_types"]:
+        if not inputs["media_types"] and (self.args.world_size > 1 or not loss.requires_grad):
             loss = loss + self._nothing(model)
         total = self.totals[self.state.global_step].supervised
         return loss * (self.args.world_size / max(total, 1))
 
     def _nothing(self, model: torch.nn.Module) -> torch.Tensor:
-        """Zero, depending on all that only media reach: every rank must have its gradients."""
+        """Zero, depending on all that only media reach.
+
+        Every rank must have its gradients, and a row of text may reach nothing that is trained.
+        """
         return sum(
             parameter.flatten()[:1].sum() * 0.0
             for name, parameter in model.named_parameters()

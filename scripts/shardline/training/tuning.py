@@ -42,7 +42,8 @@ def kind(tune: Tune) -> str:
 def apply_tuning(model: torch.nn.Module, family: Any, tune: Tune) -> torch.nn.Module:
     """Freeze, unfreeze and adapt the modules of a model, in place.
 
-    New LoRA weights are drawn from torch's global generator.
+    New LoRA weights are drawn from torch's global generator. What a forward never reaches, where
+    the family says so (``reached``), stays frozen: between ranks it would be waited for.
 
     Returns:
         The model, wrapped by PEFT if a module is adapted.
@@ -52,9 +53,11 @@ def apply_tuning(model: torch.nn.Module, family: Any, tune: Tune) -> torch.nn.Mo
     """
     if kind(tune) == "lora":
         model = _adapted(model, family, tune)
+    reached = getattr(family, "reached", None)
     for name, parameter in model.named_parameters():
         mode = tune[family.module_of(name)]["mode"]
-        parameter.requires_grad_(mode == "lora" if is_adapter(name) else mode == "full")
+        chosen = mode == "lora" if is_adapter(name) else mode == "full"
+        parameter.requires_grad_(chosen and (reached is None or reached(model.config, name)))
     return model
 
 
