@@ -1,6 +1,7 @@
 """What a stage trains on, in which order, in which packs.
 
-Needs: results/tokens/ of every dataset in the stage's mixture.
+Needs: results/tokens/ of every dataset in the stage's mixture; for a stage that merges tokens, a model
+with its vision tower.
 Makes: results/plans/<recipe>/<stage>.{parquet,json,rejects.jsonl}; where the recipe holds samples
 out, the same of them as <stage>.validation.*.
 """
@@ -14,6 +15,7 @@ checkpoint plan_stage:
     input:
         upstream.judge_anew,
         tokens=upstream.tokens,
+        model=upstream.merging_model,
     output:
         plan="results/plans/{recipe}/{stage}.json",
         parquet="results/plans/{recipe}/{stage}.parquet",
@@ -25,6 +27,7 @@ checkpoint plan_stage:
     params:
         *planning.params,
         options=planning.options,
+        model=lambda wildcards, input: paths.model_of_lock(input.model) if input.model else [],
     message:
         "plan {wildcards.recipe} {wildcards.stage}"
     shell:
@@ -32,6 +35,7 @@ checkpoint plan_stage:
         python scripts/plan_stage.py \
             --options {params.options:q} \
             --tokens {input.tokens:q} \
+            --model {params.model:q} \
             --plan {output.plan:q} \
             --parquet {output.parquet:q} \
             --rejects {output.rejects:q} \
@@ -44,6 +48,7 @@ rule plan_validation:
     input:
         upstream.judge_anew,
         tokens=upstream.tokens,
+        model=upstream.merging_model,
     output:
         plan="results/plans/{recipe}/{stage}.validation.json",
         parquet="results/plans/{recipe}/{stage}.validation.parquet",
@@ -56,6 +61,7 @@ rule plan_validation:
     params:
         *planning_validation.params,
         options=planning_validation.options,
+        model=lambda wildcards, input: paths.model_of_lock(input.model) if input.model else [],
     message:
         "plan validation of {wildcards.recipe} {wildcards.stage}"
     shell:
@@ -63,6 +69,7 @@ rule plan_validation:
         python scripts/plan_stage.py \
             --options {params.options:q} \
             --tokens {input.tokens:q} \
+            --model {params.model:q} \
             --plan {output.plan:q} \
             --parquet {output.parquet:q} \
             --rejects {output.rejects:q} \

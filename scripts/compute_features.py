@@ -75,10 +75,12 @@ def _encoded(
 ) -> tuple[str, Iterable[Features]]:
     """The name of the device, and the features of each sample."""
     from shardline.devices import device_name, repeatable
+    from shardline.merging_family import family_of_stage
     from shardline.vision_features import DTYPES, VisionTower, encode_all
 
     device = repeatable(hardware.device)
     family = registry.load("families", options["family"], options.get("plugins", []))
+    family = family_of_stage(family, options, model)
     precision = options["precision"]
     whole = family.load_model(model, DTYPES[precision], "cpu").eval()
     tower = VisionTower(whole, family, options["point"], precision).to(device)

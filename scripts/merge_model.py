@@ -26,6 +26,7 @@ from pathlib import Path
 from shardline import lean, registry
 from shardline.errors import run_program
 from shardline.lease import beside, lease
+from shardline.merging_family import family_of_stage
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -47,9 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     torch.set_num_threads(arguments.threads)
     lean.quiet()
+    family = registry.load("families", options["family"], options.get("plugins", ()))
     with lease(beside(arguments.folder)):
         merge_model(
-            registry.load("families", options["family"], options.get("plugins", ())),
+            family_of_stage(family, options, arguments.model),
             arguments.result,
             arguments.model,
             arguments.model_manifest,

@@ -12,7 +12,8 @@ Called by the rule plan_stage, once a stage of a recipe, and by plan_validation 
         --plan results/plans/demo/sft.json --parquet results/plans/demo/sft.parquet \\
         --rejects results/plans/demo/sft.rejects.jsonl
 
-in:  token manifests and the indexes they name (no tar is opened, no image is decoded)
+in:  token manifests and the indexes they name (no tar is opened, no image is decoded); with the
+     option token_merging, config.json of a model with the tower that merges
 out: sft.json            steps, packs, tokens, shares, hashes of the shards
      sft.parquet         one row a pack, in training order
      sft.rejects.jsonl   samples that preflight refused, and why
@@ -26,7 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shardline import registry
-from shardline.errors import run_program
+from shardline.errors import ConfigError, run_program
 from shardline.plan import write_plan
 
 
@@ -37,15 +38,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--tokens", type=Path, required=True, nargs="+", help="manifests of the token datasets"
     )
+    parser.add_argument(
+        "--model", type=Path, nargs="?", help="folder of a model with the tower that merges tokens"
+    )
     parser.add_argument("--plan", type=Path, required=True, help="summary to write")
     parser.add_argument("--parquet", type=Path, required=True, help="packs to write")
     parser.add_argument("--rejects", type=Path, required=True, help="rejected samples to write")
     arguments = parser.parse_args(argv)
     options = arguments.options
+    family = registry.load("families", options["family"], options.get("plugins", []))
+    merging = None
+    if section := options.get("token_merging"):
+        if arguments.model is None:
+            raise ConfigError("--model: the option `token_merging` needs a model's config.json")
+        merging = family.merging_of(section, arguments.model)
     write_plan(
         arguments.tokens,
         options,
-        registry.load("families", options["family"], options.get("plugins", [])),
+        family,
+        merging=merging,
         plan=arguments.plan,
         parquet=arguments.parquet,
         rejects=arguments.rejects,

@@ -28,6 +28,7 @@ from shardline.benchmark import read_benchmark
 from shardline.errors import run_program
 from shardline.files import read_json, write_jsonl
 from shardline.hardware import load_hardware
+from shardline.merging_family import family_of_model
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(arguments.threads)
     lean.quiet()
     family = registry.load("families", options["family"], options.get("plugins", ()))
+    family = family_of_model(family, arguments.model)
     task = registry.load("tasks", options["task"], options.get("plugins", ()))
     tokenizer = family.load_tokenizer(arguments.model)
     dtype = choose_dtype(hardware.precision, arguments.model)

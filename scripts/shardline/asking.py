@@ -9,6 +9,7 @@ from typing import Any
 from shardline import lean, registry
 from shardline.errors import UserError
 from shardline.images import BadImage, decode_rgb
+from shardline.merging_family import family_of_model
 from shardline.samples import Box, Medium, Sample
 
 
@@ -46,6 +47,7 @@ def ask(model: Model, image: Path, prompt: str, *, raw: bool, device: str | None
     except BadImage as problem:
         raise UserError(f"{image}: {problem}") from None
     family = registry.load("families", model.options["family"], model.options["plugins"])
+    family = family_of_model(family, model.folder)
     task = registry.load("tasks", model.options["task"], model.options["plugins"])
     options = model.options["tokens"]
     seen = [family.seen_size(family.media_grid(*picture.size, None, options))]

@@ -32,7 +32,7 @@ MEDIA = ("image", "video")
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """Of one dataset's usable samples: ids, tokens with media expanded, tokens of the media.
+    """Of one dataset's usable samples: ids, tokens with media expanded, their tokens and patches.
 
     ``groups`` and ``packs``: what a split keeps together, and the packs of the source.
     """
@@ -40,6 +40,7 @@ class Lengths:
     ids: list[str]
     tokens: np.ndarray
     visual: np.ndarray
+    patches: np.ndarray
     groups: list[str]
     packs: list[str]
     unusable: int
@@ -60,7 +61,7 @@ def dataset_lengths(
         tokenizer: of the base model; without one, text is counted by its characters.
         tokens: the token options of the stage.
     """
-    ids, lengths, visual, groups, packs, unusable = [], [], [], [], [], 0
+    ids, lengths, visual, patches, groups, packs, unusable = [], [], [], [], [], [], 0
     for shard in read_json(converted)["shards"]:
         for row in read_jsonl(converted.parent / shard["name"]):
             for sample, _ in variants_of(Sample.from_json(row), tokens):
@@ -79,12 +80,14 @@ def dataset_lengths(
                 ids.append(sample.id)
                 lengths.append(text - len(sample.media) + media)
                 visual.append(media)
+                patches.append(sum(time * height * width for time, height, width in grids))
                 groups.append(group_of(sample))
                 packs.append(pack_of(sample))
     return Lengths(
         ids=ids,
         tokens=np.array(lengths, dtype=np.int64),
         visual=np.array(visual, dtype=np.int64),
+        patches=np.array(patches, dtype=np.int64),
         groups=groups,
         packs=packs,
         unusable=unusable,
@@ -122,7 +125,8 @@ def estimate_stage(
         tokenizer: of the base model, once it is there; makes the figures exact but for filters.
 
     Returns:
-        ``samples`` drawn, ``distinct`` and ``epochs``, ``tokens``, ``visual_tokens``, ``packs``,
+        ``samples`` drawn, ``distinct`` and ``epochs``, ``tokens``, ``visual_tokens``, ``patches``,
+        ``packs``,
         ``max_packs_per_step``, ``steps``, ``fill``, ``too_long`` and ``unusable`` samples, and
         ``exact_text``: whether a tokenizer counted the text.
 
@@ -136,9 +140,8 @@ def estimate_stage(
         )
         for name in names
     ]
-    merged = family.MERGE**2
     pools = [
-        _pool(number, name, lengths, merged, options)
+        _pool(number, name, lengths, options)
         for number, (name, lengths) in enumerate(zip(names, found, strict=True))
     ]
     if not any(pool.ids for pool in pools):
@@ -153,7 +156,8 @@ def estimate_stage(
         "distinct": len(np.unique(mixture["place"][order])),
         "epochs": round(len(order) / size, 6),
         "tokens": tokens,
-        "visual_tokens": int(mixture["patches"][order].sum()) // merged,
+        "visual_tokens": int(mixture["visual"][order].sum()),
+        "patches": int(mixture["patches"][order].sum()),
         "packs": len(steps),
         "max_packs_per_step": int(np.bincount(steps).max()),
         "steps": int(steps[-1]) + 1,
@@ -164,15 +168,12 @@ def estimate_stage(
     }
 
 
-def _pool(
-    number: int, dataset: str, lengths: Lengths, merged: int, options: Mapping[str, Any]
-) -> Pool:
+def _pool(number: int, dataset: str, lengths: Lengths, options: Mapping[str, Any]) -> Pool:
     """A dataset's samples as a plan would have them, if all of them got through the filters.
 
     A sample whose answer would be cut is taken to fill a pack.
     """
-    patches = merged * lengths.visual
-    usable = patches <= (options.get("max_patches") or np.inf)
+    usable = lengths.patches <= (options.get("max_patches") or np.inf)
     if options.get("too_long") == "truncate_answer":
         usable &= lengths.visual < options["max_length"]
     else:
@@ -185,7 +186,8 @@ def _pool(
         ids=ids,
         columns={
             "length": np.minimum(lengths.tokens[rows], options["max_length"]),
-            "patches": patches[rows],
+            "patches": lengths.patches[rows],
+            "visual": lengths.visual[rows],
             "place": rows + (number << 32),
         },
         packs=given_packs([lengths.packs[row] for row in rows.tolist()], ids, options),

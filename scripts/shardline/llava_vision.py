@@ -9,11 +9,13 @@ Nothing here imports torch before a function that needs it is called.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from shardline.errors import DataError
+from shardline.files import read_json
 from shardline.placeholders import media_types, repeat_placeholders
 from shardline.resizing import resize_bicubic
 
@@ -102,13 +104,34 @@ def seen_size(grid: Sequence[int]) -> tuple[int, int]:
     return int(grid[2]) * PATCH, int(grid[1]) * PATCH
 
 
+def merging_of(section: Mapping[str, Any], folder: Path) -> Merging:
+    """The token merging of a stage in the tower of the model in a folder.
+
+    Args:
+        section: ``ratio`` and ``slowfast``.
+        folder: has the model's ``config.json``.
+
+    Raises:
+        DataError: there is none, or it tells no number of layers.
+    """
+    config = read_json(folder / "config.json")
+    layers = config.get("vision_config", {}).get("num_hidden_layers")
+    if not isinstance(layers, int):
+        raise DataError(f"{folder / 'config.json'}: vision_config has no num_hidden_layers")
+    return Merging(section["ratio"], layers, section["slowfast"])
+
+
+def merged_a_layer(patches: int, merging: Merging) -> int:
+    """How many of a picture's patches each layer of the tower merges."""
+    return int(patches * (1 - merging.ratio) / merging.layers)
+
+
 def kept_tokens(patches: int, merging: Merging) -> int:
     """How many of a picture's patches are left by the layer that the features are taken from.
 
     Each of ``layers`` layers merges the same number, of which all but the last count.
     """
-    merged = int(patches * (1 - merging.ratio) / merging.layers)
-    return patches - (merging.layers - 1) * merged
+    return patches - (merging.layers - 1) * merged_a_layer(patches, merging)
 
 
 def visual_tokens(grid: Sequence[int], merging: Merging | None = None) -> int:
@@ -117,8 +140,17 @@ def visual_tokens(grid: Sequence[int], merging: Merging | None = None) -> int:
     if merging is None:
         return frames * patches
     kept = kept_tokens(patches, merging)
-    whole = 1 if merging.slowfast and frames > 1 else 0
+    whole = sum(whole_frames([grid], merging))
     return whole * patches + (frames - whole) * kept
+
+
+def whole_frames(grids: Sequence[Sequence[int]], merging: Merging) -> list[bool]:
+    """Of each frame of all media whether it keeps all its patches."""
+    return [
+        merging.slowfast and frames > 1 and frame == 0
+        for frames, _, _ in grids
+        for frame in range(int(frames))
+    ]
 
 
 def expand(
@@ -168,6 +200,7 @@ def vision_inputs(
     device: torch.device | str,
     dtype: torch.dtype,
     types: Sequence[int] | None = None,
+    merging: Merging | None = None,
 ) -> dict[str, torch.Tensor]:
     """What the vision tower reads, computed on ``device`` from resized pictures.
 
@@ -175,7 +208,8 @@ def vision_inputs(
         images: uint8 [frames * side, side, 3] each.
 
     Returns:
-        ``pixel_values`` ``dtype`` [frames, 3, side, side], in fp32 bit-equal to the HF processor's;
+        ``pixel_values`` ``dtype`` [frames, 3, side, side], in fp32 bit-equal to the HF processor's,
+        and ``image_sizes``, which of them stay whole, if any does (`token_merging.MergingLlava`);
         nothing for no images.
     """
     import torch
@@ -192,7 +226,11 @@ def vision_inputs(
     mean = torch.tensor(IMAGE_MEAN, device=device)[:, None, None] * 255.0
     std = torch.tensor(IMAGE_STD, device=device)[:, None, None] * 255.0
     pixels = torch.cat(frames).to(torch.float32).sub_(mean).div_(std)
-    return {"pixel_values": pixels.to(dtype)}
+    whole = whole_frames(grids, merging) if merging else []
+    return {
+        "pixel_values": pixels.to(dtype),
+        **({"image_sizes": torch.tensor(whole)} if any(whole) else {}),
+    }
 
 
 def stored_inputs(

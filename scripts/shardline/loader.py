@@ -19,6 +19,7 @@ from shardline.errors import ConfigError, DataError
 from shardline.features import FeatureReader
 from shardline.labels import IGNORED
 from shardline.media_kinds import MediaKinds, media_kinds
+from shardline.merging_family import family_of_plan
 from shardline.placeholders import media_types
 from shardline.plan_file import Place, read_plan
 from shardline.row_padding import pad_row, pad_samples
@@ -45,7 +46,8 @@ class PlanDataset(torch.utils.data.Dataset):
 
         Args:
             results: the folder that the plan's paths are relative to.
-            family: expands placeholders and places positions.
+            family: expands placeholders and places positions; bound here to the token merging
+                of the plan.
             rank, ranks: which part of each step this process takes.
             micro_batch: packs a row (they stay apart as the samples of one pack do).
             accumulation: rows a step and rank; by default as many as the fullest step needs.
@@ -66,7 +68,7 @@ class PlanDataset(torch.utils.data.Dataset):
             )
         self.accumulation = accumulation or needed
         self.rank, self.ranks, self.micro_batch = rank, ranks, micro_batch
-        self.family = family
+        self.family = family_of_plan(family, self.plan.summary)
         self.placeholders = self.plan.summary["placeholder_ids"]
         self.padded = self.plan.summary["packing"] == "none"
         self.kinds: MediaKinds | None = media_kinds(self.plan, results) if ranks > 1 else None

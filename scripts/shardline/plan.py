@@ -40,6 +40,7 @@ def write_plan(
     plan: Path,
     parquet: Path,
     rejects: Path,
+    merging: Any = None,
 ) -> None:
     """Plan a stage and write the summary, the packs and the rejected samples.
 
@@ -48,6 +49,7 @@ def write_plan(
         options: ``recipe``, ``stage``, ``method``, ``seed``, ``mixture``
             [{"dataset", "percent" or "samples"}] and those of `arrange` and `read_pool`;
             ``max_reject_share`` of `check_rejects`.
+        merging: a ``Merging`` of the family, if its vision tower merges tokens.
 
     Raises:
         ConfigError: mixture and manifests do not match, or the datasets were not tokenised alike.
@@ -58,7 +60,7 @@ def write_plan(
     sources = _sources(manifests, options["mixture"])
     shards, pools = [], []
     for manifest, content in sources:
-        pools.append(read_pool(manifest, content, len(shards), family, options))
+        pools.append(read_pool(manifest, content, len(shards), family, options, merging))
         folder = "/".join(manifest.parent.parts[-3:])
         shards += [
             {
@@ -103,6 +105,7 @@ def write_plan(
             "packing": packing,
             "fixed_shape": bool(options.get("fixed_shape")),
             "too_long": options.get("too_long") or "reject",
+            **_merging(merging, drawn),
             **{key: sources[0][1][key] for key in MODEL_FACTS},
             **figures(drawn, arranged, options["max_length"]),
             "epochs": round(len(arranged.order) / (options.get("epoch_draws") or size), 6),
@@ -116,6 +119,14 @@ def write_plan(
             "versions": {package: version(package) for package in PACKAGES},
         },
     )
+
+
+def _merging(merging: Any, drawn: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What the plan says of token merging, if there is any; ``merged``: tokens that it takes."""
+    if not merging:
+        return {}
+    merged = int(drawn["merged"].sum(dtype=np.int64))
+    return {"token_merging": {**merging._asdict(), "merged": merged}}
 
 
 def _sources(

@@ -36,6 +36,7 @@ def difference(
         "packing": (plan["packing"], packing_of(options)),
         "train": ({name: share["asked"] for name, share in plan["shares"].items()}, asked),
         "split": (split, options["split"]),
+        "token_merging": (_merging(plan), options.get("token_merging")),
         **{
             name: (plan[name], options[name])
             for name in ("steps", "epochs")
@@ -50,3 +51,8 @@ def difference(
     if not all(shard["path"].startswith(folders) for shard in plan["shards"]):
         return "tokens, or the filters before them"
     return None
+
+
+def _merging(plan: Mapping[str, Any]) -> Any:
+    section = plan.get("token_merging")
+    return section and {key: section[key] for key in ("ratio", "slowfast")}

@@ -45,6 +45,7 @@ def preflight(
     dataset: str | None = None,
     max_patches: int | None = None,
     truncate: bool = False,
+    merged: np.ndarray | int = 0,
 ) -> np.ndarray:
     """Check every sample of a shard's index.
 
@@ -56,6 +57,7 @@ def preflight(
         dataset: whose shard it is; None for any.
         max_patches: of a pack; None for any number.
         truncate: the answer of a sample that is too long is cut, where that is possible.
+        merged: tokens of each that the stage's token merging takes away; the index has them.
 
     Returns:
         int8 [samples]: the place of the first problem in `REASONS`, 0 for none.
@@ -69,8 +71,9 @@ def preflight(
     samples = len(media)
     images, arrays, empty, end = _members(table["members"], samples)
     found = np.zeros(samples, dtype=np.int8)
+    limits = np.broadcast_to(max_length + merged, samples)
     for reason, wrong in (
-        ("too_long", length > max_length),
+        ("too_long", length > limits),
         ("too_many_patches", patches > (max_patches or np.inf)),
         ("members", (end > shard_bytes) | empty),
         ("arrays", arrays != ARRAYS),
@@ -91,7 +94,7 @@ def preflight(
         found[wrong] = _REASON[reason]
     if truncate:
         long = np.flatnonzero(found == _REASON["too_long"])
-        kept, _ = cut_samples(table.select(CUT_BY).take(long), max_length)
+        kept, _ = cut_samples(table.select(CUT_BY).take(long), limits[long])
         found[long[kept > 0]] = 0
     return found
 

@@ -16,6 +16,7 @@ from shardline.errors import UserError
 from shardline.files import read_json, sha256_bytes
 from shardline.labels import count_supervised
 from shardline.lineage import Lineage
+from shardline.merging_family import family_of_stage
 from shardline.plan_currency import difference
 from shardline.plan_file import Place, Plan, read_plan
 from shardline.preview_packs import FirstPacks, first_packs
@@ -89,11 +90,11 @@ class Preview:
             entry.dataset: project.tokenize[entry.dataset, entry.tokens] for entry in data
         }
         models = {project.model_of["tokens", entry.tokens] for entry in data}
-        options = next(iter(self.tokens.values()))
-        self.family = project.modules.load("families", options["family"])
-        self.tokenizer: Tokenizer = self.family.load_tokenizer(
-            Path(paths.model_folder(models.pop()))
-        )
+        folder = Path(paths.model_folder(models.pop()))
+        options = project.plan[recipe, stage]
+        family = project.modules.load("families", options["family"])
+        self.family = family_of_stage(family, options, folder)
+        self.tokenizer: Tokenizer = self.family.load_tokenizer(folder)
 
     def render(self, count: int) -> str:
         """The page with ``count`` samples, the first that are trained on, and the first packs."""
@@ -242,10 +243,12 @@ class Preview:
     def _by_lot(self) -> list[Place]:
         lots = []
         for number, shard in enumerate(self.shards):
-            index = read_index(self.results / shard["index"], ["id", "length"])
-            columns = (index["id"].to_pylist(), index["length"].to_pylist())
-            for row, (name, length) in enumerate(zip(*columns, strict=True)):
-                lots.append((sha256_bytes(name.encode()), Place(number, row, length)))
+            names = ["id", "text_length", "grids"]
+            index = read_index(self.results / shard["index"], names).to_pylist()
+            for row, sample in enumerate(index):
+                media = sum(self.family.visual_tokens(grid) - 1 for grid in sample["grids"])
+                place = Place(number, row, sample["text_length"] + media)
+                lots.append((sha256_bytes(sample["id"].encode()), place))
         return [place for _, place in sorted(lots)]
 
 

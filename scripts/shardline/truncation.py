@@ -35,11 +35,13 @@ def cut(answers: Sequence[int], media_end: int, max_length: int) -> tuple[int, i
     return runs[-1][1], learned
 
 
-def cut_samples(table: pa.Table, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+def cut_samples(table: pa.Table, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What is kept of each sample of a shard's index.
 
     Args:
         table: with the columns `CUT_BY`.
+        limits: int64 [samples], tokens of each at most. What token merging takes out of a sample's
+            media is added to its limit: a cut comes after them all.
 
     Returns:
         int64 [samples] each: tokens kept and supervised tokens among them; 0 and 0 for a sample
@@ -47,9 +49,9 @@ def cut_samples(table: pa.Table, max_length: int) -> tuple[np.ndarray, np.ndarra
     """
     kept = table["length"].to_numpy().astype(np.int64)
     learned = table["supervised"].to_numpy().astype(np.int64)
-    too_long = np.flatnonzero(kept > max_length)
+    too_long = np.flatnonzero(kept > limits)
     part = table.select(["answers", "media_end"]).take(too_long)
     columns = zip(part["answers"].to_pylist(), part["media_end"].to_pylist(), strict=True)
     for row, (answers, media_end) in zip(too_long.tolist(), columns, strict=True):
-        kept[row], learned[row] = cut(answers, media_end, max_length)
+        kept[row], learned[row] = cut(answers, media_end, int(limits[row]))
     return kept, learned

@@ -160,6 +160,16 @@ class Upstream:
         data = self._project.stage_data[wildcards.recipe, wildcards.stage]
         return [paths.tokens(entry.dataset, entry.tokens) for entry in data]
 
+    def merging_model(self, wildcards):
+        """Lock of a model with the tower in which a stage merges tokens, if it does.
+
+        How many tokens are left follows from the tower's number of layers.
+        """
+        key = wildcards.recipe, wildcards.stage
+        if "token_merging" not in self._project.plan[key]:
+            return []
+        return paths.model_lock(self._project.first_model(*key))
+
     def features_model(self, wildcards):
         """Lock of the model whose vision tower features are of."""
         return paths.model_lock(self._project.model_of["features", wildcards.features])

@@ -92,11 +92,13 @@ def stage_data(project: Project, recipe: str, stage: str) -> Json:
     from shardline import paths
     from shardline.estimate import estimate_stage
     from shardline.files import read_json
+    from shardline.merging_family import family_of_stage
     from shardline.plan_currency import difference
 
     plan = Path(paths.plan(recipe, stage))
     options = project.plan[recipe, stage]
     family = project.modules.load("families", options["family"])
+    folder = Path(paths.model_folder(project.model_of[recipe, "base"]))
     other = ""
     if plan.is_file():
         found = read_json(plan)
@@ -104,7 +106,9 @@ def stage_data(project: Project, recipe: str, stage: str) -> Json:
             names = ("samples", "distinct_samples", "tokens", "supervised_tokens", "packs", "steps")
             return {name: found[name] for name in (*names, "fill", "max_length")} | {
                 "source": str(plan),
-                "visual_tokens": found["patches"] // family.MERGE**2,
+                "visual_tokens": found["patches"] // family.MERGE**2
+                - found.get("token_merging", {}).get("merged", 0),
+                "patches": found["patches"],
                 "packs_a_step": found["max_packs_per_step"],
                 "left_out": found["reasons"],
             }
@@ -117,12 +121,17 @@ def stage_data(project: Project, recipe: str, stage: str) -> Json:
             f"snakemake --profile profiles/local {' '.join(missing)}"
         )
     tokenize = project.tokenize[data[0].dataset, data[0].tokens]
-    folder = Path(paths.model_folder(project.model_of[recipe, "base"]))
     ready = (folder / "tokenizer.json").is_file()
+    if "token_merging" in options and not ready:
+        lock = paths.model_lock(project.model_of[recipe, "base"])
+        raise UserError(
+            f"{lock}: no such file; how many tokens are left by token_merging depends on the base: "
+            f"snakemake --profile profiles/local {lock}"
+        )
     found = estimate_stage(
         manifests,
         options,
-        family=family,
+        family=family_of_stage(family, options, folder),
         task=project.modules.load("tasks", tokenize["task"]),
         tokens=tokenize["tokens"],
         tokenizer=family.load_tokenizer(folder) if ready else None,
@@ -134,6 +143,7 @@ def stage_data(project: Project, recipe: str, stage: str) -> Json:
         "distinct_samples": found["distinct"],
         "tokens": found["tokens"],
         "visual_tokens": found["visual_tokens"],
+        "patches": found["patches"],
         "supervised_tokens": None,
         "packs": found["packs"],
         "packs_a_step": found["max_packs_per_step"],
@@ -172,9 +182,9 @@ def stage_memory(project: Project, recipe: str, stage: str, data: Json, hardware
     visual = data["visual_tokens"] / data["tokens"]
     supervised = data["supervised_tokens"]
     share = 1 - visual if supervised is None else supervised / data["tokens"]
-    forward = Forward(
-        tokens, round(tokens * visual) * family.MERGE**2, min(tokens, round(tokens * share))
-    )
+    # A tower that merges tokens has all patches in its first block and the visual tokens at last.
+    patches = (data["patches"] + data["visual_tokens"] * family.MERGE**2) / 2 / data["tokens"]
+    forward = Forward(tokens, round(tokens * patches), min(tokens, round(tokens * share)))
     counts = parameter_counts(shapes, family)
     trained = sum(counts[part] for part in counts if options["tune"][part]["mode"] == "full")
     return {

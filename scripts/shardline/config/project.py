@@ -129,11 +129,12 @@ class Project:
             self.model_of[name, f"init of {stage.name}"] = self._add_model(
                 stage.init, recipe, where
             )
+        merging = self._merging(recipe.family, stage, where)
         features = {}
         if stage.cache_features:
             family = self.modules.load("families", recipe.family)
             point = features_point(recipe, stage, tokens, family, where)
-            data = self._add_features(name, recipe, stage, point, data)
+            data = self._add_features(name, recipe, stage, point, data, merging)
             features = {"features": point}
         self.stage_data[key] = data
         self.plan[key] = {
@@ -156,6 +157,7 @@ class Project:
             "too_long": stage.too_long,
             "max_reject_share": stage.max_reject_share,
             "split": recipe.split and {"validation": recipe.split.percent, "by": recipe.split.by},
+            **merging,
             "family": recipe.family,
             "env_epoch": recipe.env_epoch,
             "plugins": self.modules.plugins_of(families=[recipe.family]),
@@ -177,6 +179,7 @@ class Project:
             "schedule": stage.schedule.model_dump(),
             **({"quantise": stage.quantise} if stage.quantise else {}),
             **features,
+            **merging,
             "env_epoch": recipe.env_epoch,
             "plugins": self.modules.plugins_of(families=[recipe.family]),
         }
@@ -184,10 +187,22 @@ class Project:
             "family": recipe.family,
             "min_visual_tokens": tokens.min_visual_tokens,
             "max_visual_tokens": tokens.max_visual_tokens,
+            **merging,
             "plugins": self.modules.plugins_of(families=[recipe.family]),
         }
         if stage.is_lora:
             self.adapter[key] = {}
+
+    def _merging(self, family: str, stage: Stage, where: str) -> Options:
+        """The option ``token_merging`` of a stage that has it."""
+        if not stage.token_merging:
+            return {}
+        if not hasattr(self.modules.load("families", family), "merging_of"):
+            raise ConfigError(
+                f"{where}.token_merging: the vision tower of the family {family} cannot merge "
+                "tokens; allowed: llava, or leave it out"
+            )
+        return {"token_merging": stage.token_merging.model_dump()}
 
     def _add_dataset(self, name: str, where: str):
         if name not in self.config.datasets:
@@ -258,15 +273,21 @@ class Project:
         return variant
 
     def _add_features(
-        self, name: str, recipe: Recipe, stage: Stage, point: str, data: list[StageData]
+        self,
+        name: str,
+        recipe: Recipe,
+        stage: Stage,
+        point: str,
+        data: list[StageData],
+        merging: Options,
     ) -> list[StageData]:
         """The stage's data with features of the model that its chain of stages starts from."""
-        *_, first = chain(recipe, stage)
-        _, model = self.initial_model(name, first.name)
+        model = self.first_model(name, stage.name)
         options = {
             "family": recipe.family,
             "point": point,
             "precision": stage.precision,
+            **merging,
             "plugins": self.modules.plugins_of(families=[recipe.family]),
         }
         variant = f"{point}-{short_hash({**options, 'plugins': [], 'model': model})}"
@@ -366,6 +387,11 @@ class Project:
         if init.startswith(("hub://", "folder:")):
             return "model", self.model_of[recipe, f"init of {stage}"]
         return "stage", init
+
+    def first_model(self, recipe: str, stage: str) -> str:
+        """The name of the model that a stage's chain of stages starts from."""
+        *_, first = chain(self.config.recipes[recipe], self.stage(recipe, stage))
+        return self.initial_model(recipe, first.name)[1]
 
     @cached_property
     def folder_digests(self) -> dict[str, str]:

@@ -142,6 +142,18 @@ class Schedule(Strict):
     warmup: float = Field(default=0.03, ge=0, description="below 1: share of the steps; else steps")
 
 
+class TokenMerging(Strict):
+    """The vision tower joins like patches in every layer, as AuroraCap's does."""
+
+    ratio: float = Field(
+        gt=0,
+        le=1,
+        description="share of the patches to keep; what is kept is somewhat more: 109 of 729 at "
+        "0.1 in 32 layers",
+    )
+    slowfast: bool = Field(default=False, description="keep all of the first frame of a video")
+
+
 class Stage(Strict):
     """One training stage of a recipe; train, filters and tokens override the recipe's."""
 
@@ -189,6 +201,9 @@ class Stage(Strict):
         default=False,
         description="compute the outputs of the vision tower once and train without it; it must "
         "be frozen, and `tokens` without `crop`",
+    )
+    token_merging: TokenMerging | None = Field(
+        default=None, description="LLaVA alone: fewer visual tokens; default: every patch is one"
     )
     precision: Literal["bf16", "fp32"] = "bf16"
     quantise: Literal["nf4"] | None = Field(

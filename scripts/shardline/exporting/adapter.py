@@ -57,6 +57,7 @@ def export_adapter(result_file: Path, folder: Path, manifest: Path) -> None:
             "base_model": read_json(folder / CONFIG)["base_model_name_or_path"],
             "tensors": tensors,
             "files": [file_entry(folder / file) for file in (CONFIG, WEIGHTS)],
+            **{key: result[key] for key in ("token_merging",) if key in result},
             "result_sha256": sha256_file(result_file),
         },
     )

@@ -91,16 +91,28 @@ def _first_blocks(model: torch.nn.Module, layers: int) -> Iterator[None]:
     stacks = [
         (owner, name, stack)
         for owner in model.modules()
+        # How many tokens are left by a tower that merges them follows from its number of blocks.
+        if not getattr(owner, "merging", None)
         for name, stack in owner.named_children()
         if isinstance(stack, torch.nn.ModuleList) and len(stack) > layers
     ]
+    configs = {id(owner.config): owner.config for owner, _, _ in stacks if _counts(owner)}.values()
+    counts = [config.num_hidden_layers for config in configs]
     try:
         for owner, name, stack in stacks:
             setattr(owner, name, stack[:layers])
+        for config in configs:  # by which transformers counts from the last block
+            config.num_hidden_layers = layers
         yield
     finally:
         for owner, name, stack in stacks:
             setattr(owner, name, stack)
+        for config, count in zip(configs, counts, strict=True):
+            config.num_hidden_layers = count
+
+
+def _counts(owner: torch.nn.Module) -> bool:
+    return hasattr(getattr(owner, "config", None), "num_hidden_layers")
 
 
 def features_fit(

@@ -19,6 +19,7 @@ from shardline.files import naming_full_disk, read_json, sha256_file, write_json
 from shardline.git import git_facts
 from shardline.hardware import check_devices, forwards
 from shardline.loader import PlanDataset
+from shardline.merging_family import KEY
 from shardline.training import checkpoints, fitting, gates, outcome
 from shardline.training.arguments import prepare, trainer_arguments
 from shardline.training.failures import Work, explained
@@ -26,6 +27,7 @@ from shardline.training.gathered import trained_tensors, whole_state
 from shardline.training.inputs import Stage
 from shardline.training.journal import Journal, read_journal
 from shardline.training.launch import own_rank
+from shardline.training.merging import planned_family
 from shardline.training.metrics import StepMeter, StepTotals
 from shardline.training.model import tuned_model
 from shardline.training.probe import probe
@@ -60,6 +62,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
     check_devices(stage.hardware, ranks, options["precision"])
     family = registry.load("families", options["family"], options.get("plugins", ()))
     summary = read_json(stage.plan)
+    family = planned_family(family, stage, summary)
     steps, packs = summary["steps"], summary["max_packs_per_step"]
     fitting.check(stage.hardware)
     size = forwards(stage.hardware, packs, stage.plan.as_posix())
@@ -166,6 +169,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
                 "model_sha256": sha256_file(stage.model_manifest),
                 **({"quantise": options["quantise"]} if options.get("quantise") else {}),
                 **_features(stage),
+                **{key: options[key] for key in (KEY,) if key in options},
                 "versions": package_versions(*PACKAGES),
             },
         )

@@ -123,13 +123,17 @@ class PlanTrainer(Trainer):
         losses = token_losses(model, self.family, inputs)
         self.meter.add(inputs, losses)
         loss = losses.sum()
-        if self.args.world_size > 1 and not self.is_deepspeed_enabled and not inputs["media_types"]:
+        apart = self.args.world_size > 1 and not self.is_deepspeed_enabled
+        if not inputs["media_types"] and (apart or not loss.requires_grad):
             loss = loss + self._nothing(model)
         total = self.meter.totals[self.state.global_step].supervised
         return loss * (self.args.world_size / max(total, 1))
 
     def _nothing(self, model: torch.nn.Module) -> torch.Tensor:
-        """Zero, depending on all that only media reach: DDP must have its gradients."""
+        """Zero, depending on all that only media reach.
+
+        DDP must have its gradients, and a row of text may reach nothing that is trained.
+        """
         return sum(
             parameter.flatten()[:1].sum() * 0.0
             for name, parameter in model.named_parameters()

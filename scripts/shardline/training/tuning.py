@@ -40,7 +40,8 @@ def kind(tune: Tune) -> str:
 def apply_tuning(model: torch.nn.Module, family: Any, tune: Tune) -> torch.nn.Module:
     """Freeze, unfreeze and adapt the modules of a model, in place.
 
-    New LoRA weights are drawn from torch's global generator.
+    New LoRA weights are drawn from torch's global generator. What no answer depends on, where
+    the family says so, stays frozen: between ranks it would be waited for.
 
     Returns:
         The model, wrapped by PEFT if a module is adapted.
