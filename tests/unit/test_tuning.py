@@ -12,6 +12,7 @@ from tiny_project import FROZEN, FULL, LORA
 from shardline.errors import ConfigError
 from shardline.families import qwen2_vl as family
 from shardline.training import tuning
+from shardline.training.tuning_log import describe
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +62,9 @@ def test_adapted_layers_are_all_linear_ones_of_the_module_and_no_embedding(folde
     }
     assert len(adapted) == 2 * 7
     assert not any("visual" in name or "lm_head" in name or "embed" in name for name in adapted)
-    lines = tuning.describe(model, family, tune)
-    assert "LoRA: model.language_model.layers.*.self_attn.q_proj in 2 block(s)" in lines
+    lines = describe(model, family, tune)
+    assert "LoRA: model.language_model.layers.*.self_attn.q_proj in 2 block(s), rank 4" in lines
+    assert lines[-1] == "saved: an adapter of 28 tensors"
     assert len([line for line in lines if line.startswith("LoRA")]) == 7
 
 

@@ -43,7 +43,8 @@ def check_requirements(options: Mapping[str, Any], hardware: Hardware) -> None:
         package, key = "bitsandbytes", f"quantise = {options['quantise']!r}"
     if package and find_spec(package) is None:
         raise ConfigError(
-            f"{key}: needs the package {package}, which is not installed here: pip install {package}"
+            f"{key}: needs the package {package}, which is not installed here: "
+            f"pip install {package}"
         )
     if quantise := options.get("quantise"):
         check_quantise(quantise, options["tune"])
