@@ -155,8 +155,21 @@ def _check_model(name: str, raw: Path, options: dict[str, Any]) -> None:
         )
     if not any(raw.glob("*config.json")):
         raise DataError(f"model {name}: {raw} has no config.json")
+    if not adapter and _generates(raw) and not (raw / "tokenizer.json").is_file():
+        raise DataError(
+            f"model {name}: {raw} has no tokenizer.json; save the tokenizer and the processor of "
+            "its base beside its weights: AutoProcessor.from_pretrained(base).save_pretrained(...)"
+        )
     if not pickles and not any(raw.glob("*.safetensors")):
         raise DataError(
             f"model {name}: {raw} has no *.safetensors; pickled weights are not loaded, convert "
             "them to safetensors first, or allow them with `pickles: true`"
         )
+
+
+def _generates(raw: Path) -> bool:
+    """Whether a folder has a model of transformers that answers pictures in words."""
+    if not (raw / "config.json").is_file():
+        return False
+    architectures = read_json(raw / "config.json").get("architectures") or []
+    return any(name.endswith("ForConditionalGeneration") for name in architectures)

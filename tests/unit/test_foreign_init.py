@@ -189,6 +189,9 @@ def test_what_is_fetched_is_told_apart(tmp_path: Path) -> None:
         foreign.fetch(foreign.adapter, "x")
     with pytest.raises(DataError, match=r"it is no LoRA adapter; a whole model is written as fold"):
         foreign.fetch(foreign.source, "y", adapter=True)
+    (foreign.source / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    with pytest.raises(DataError, match=r"has no tokenizer\.json; save the tokenizer"):
+        foreign.fetch(foreign.source, "v")
     (foreign.adapter / WEIGHTS).rename(foreign.adapter / "adapter_model.bin")
     with pytest.raises(DataError, match="pickled weights are not loaded"):
         foreign.fetch(foreign.adapter, "z", adapter=True)

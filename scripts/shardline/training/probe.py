@@ -25,9 +25,7 @@ def probe(
 ) -> dict[str, Any]:
     """The gates on the first samples of the plan, with the bare base."""
     options = stage.options
-    # What needs quantising may not fit the device whole.
-    place = torch.device("cpu") if options.get("quantise") and not stage.features else device
-    model = family.load_model(stage.model, DTYPES[options["precision"]], place)
+    model = family.load_model(stage.model, DTYPES[options["precision"]], device)
     samples = split(data[0], family)[:SAMPLES]
     passed = {}
     if stage.features:
@@ -39,7 +37,7 @@ def probe(
         passed["features"] = gates.features_fit(tower, pictures, samples)
         say(f"features: largest relative difference {passed['features']['max_difference']:.1e}")
         take_features(model, family, point)
-    passed["packing_parity"] = gates.packing_parity(model, family, samples, device=device)
+    passed["packing_parity"] = gates.packing_parity(model, family, samples)
     say(
         f"packing parity of {len(samples)} samples: largest relative difference "
         f"{passed['packing_parity']['max_difference']:.1e}"

@@ -18,6 +18,7 @@ from shardline.training.arguments import prepare, trainer_arguments
 from shardline.training.inputs import Stage
 from shardline.training.journal import Journal, read_journal
 from shardline.training.launch import own_rank
+from shardline.training.mixed_media import warn_of_mixed_media
 from shardline.training.model import tuned_model
 from shardline.training.probe import probe
 from shardline.training.quantising import parameter_count
@@ -72,6 +73,11 @@ def train(stage: Stage, stop: StopRequest) -> None:
         say("the language model's linear layers are held in 4 bits (nf4); exports have them whole")
     for line in describe(model, family, options["tune"]):
         say(line)
+    if rank == 0:
+        for line in warn_of_mixed_media(
+            options["tune"], stage.results, data.plan.summary["shards"]
+        ):
+            say(line)
     before = gates.parameter_digests(model, family)
     counts = _count(model)
     trainer = PlanTrainer(
