@@ -89,8 +89,9 @@ def test_a_quantised_stage_trains_and_is_merged_into_the_base_as_it_was(
 
 
 def test_going_on_repeats_the_uninterrupted_training(project: Project) -> None:
-    words = project.training(tune=TUNE, quantise="nf4")
+    words = project.training(tune=TUNE, quantise="nf4", precision="bf16")
     with tiny_project.untrained(project):
+        project.hardware.write_text("checkpoint_every: 2\ngradient_checkpointing: true\n")
         train_stage.main(words)
         (work,) = (project.stage / "work").iterdir()
         losses = [line["metrics"]["loss"] for line in read_journal(work)]
