@@ -7,6 +7,7 @@ These rules alone see the network and the hub's token; nothing under raw/ change
 fetching = Tracked("fetch_dataset", project.fetch, "dataset")
 fetching_models = Tracked("fetch_model", project.fetch_model, "model")
 building_models = Tracked("build_model", project.build_model, "model")
+applying_adapters = Tracked("apply_adapter", project.apply_adapter, "model")
 
 
 localrules:
@@ -106,5 +107,41 @@ checkpoint build_model:
             --raw results/raw/models/{wildcards.model:q} \
             --lock {output.lock:q} \
             --files {output.files:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+checkpoint apply_adapter:
+    """Merge a LoRA adapter of another program into a base: a model to start a stage from."""
+    input:
+        upstream.judge_anew,
+        base=upstream.base_of_adapter,
+        adapter=upstream.adapter,
+    output:
+        lock="results/raw/models/{model}.lock.json",
+        files="results/raw/models/{model}.files.tsv",
+    log:
+        "results/logs/apply_adapter/{model}.log",
+    benchmark:
+        "results/benchmarks/apply_adapter/{model}.jsonl"
+    wildcard_constraints:
+        model=applying_adapters.constraints[0],
+    threads: 2
+    params:
+        *applying_adapters.params,
+        options=applying_adapters.options,
+    message:
+        "apply adapter {wildcards.model}"
+    shell:
+        r"""
+        python scripts/apply_adapter.py \
+            --model {wildcards.model:q} \
+            --options {params.options:q} \
+            --base-lock {input.base:q} \
+            --adapter-lock {input.adapter:q} \
+            --raw results/raw/models/{wildcards.model:q} \
+            --lock {output.lock:q} \
+            --files {output.files:q} \
+            --threads {threads} \
             2>&1 | tee {log:q}
         """

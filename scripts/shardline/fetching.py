@@ -31,7 +31,8 @@ def fetch(
     Args:
         name: the dataset's or model's name.
         kind: ``dataset`` or ``model``.
-        options: ``source`` (``scheme:place``), and optionally ``source_options`` and ``plugins``.
+        options: ``source`` (``scheme:place``), and optionally ``source_options`` and ``plugins``;
+            ``adapter`` where the model is a LoRA adapter.
         raw: where the data goes.
         lock: where the lock goes.
         files: where the list of files goes.
@@ -54,7 +55,7 @@ def fetch(
     except (ConfigError, DataError) as error:
         raise type(error)(f"{kind} {name}: {error}") from None
     if kind == "model":
-        _check_model(name, raw, wanted["options"])
+        _check_model(name, raw, options)
     return locks.write_lock(raw, lock, files, name=name, kind=kind, revision=revision, **wanted)
 
 
@@ -133,11 +134,42 @@ def _adopt(
 
 
 def _check_model(name: str, raw: Path, options: dict[str, Any]) -> None:
-    """A model is a config and weights that load without running code."""
+    """A model is a config and weights that load without running code, or an adapter of such."""
+    source, pickles = options["source"], options.get("source_options", {}).get("pickles")
+    adapter = (raw / "adapter_config.json").is_file()
+    if options.get("adapter") and not adapter:
+        raise DataError(
+            f"model {name}: {raw} has no adapter_config.json: it is no LoRA adapter; a whole model "
+            f"is written as {source}"
+        )
+    if not options.get("adapter") and adapter and not (raw / "config.json").is_file():
+        raise DataError(
+            f"model {name}: {raw} has an adapter_config.json and no config.json: it is a LoRA "
+            f"adapter, not a model; to start a stage from it write init: adapter+{source}"
+        )
+    if any(raw.glob("global_step*")) and not any(raw.glob("*.safetensors")):
+        raise DataError(
+            f"model {name}: {raw} is a DeepSpeed checkpoint, each rank's part in a pickle of its "
+            "own, which is not loaded; make it one model first, with the script that lies in it: "
+            "python zero_to_fp32.py . . --safe_serialization"
+        )
     if not any(raw.glob("*config.json")):
         raise DataError(f"model {name}: {raw} has no config.json")
-    if not options.get("pickles") and not any(raw.glob("*.safetensors")):
+    if not adapter and _generates(raw) and not (raw / "tokenizer.json").is_file():
+        raise DataError(
+            f"model {name}: {raw} has no tokenizer.json; save the tokenizer and the processor of "
+            "its base beside its weights: AutoProcessor.from_pretrained(base).save_pretrained(...)"
+        )
+    if not pickles and not any(raw.glob("*.safetensors")):
         raise DataError(
             f"model {name}: {raw} has no *.safetensors; pickled weights are not loaded, convert "
             "them to safetensors first, or allow them with `pickles: true`"
         )
+
+
+def _generates(raw: Path) -> bool:
+    """Whether a folder has a model of transformers that answers pictures in words."""
+    if not (raw / "config.json").is_file():
+        return False
+    architectures = read_json(raw / "config.json").get("architectures") or []
+    return any(name.endswith("ForConditionalGeneration") for name in architectures)

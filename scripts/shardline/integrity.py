@@ -71,7 +71,8 @@ def manifests_of_recipe(project: Any, recipe: str) -> list[Path]:
         project: a `shardline.config.project.Project` of this recipe alone.
     """
     names = [paths.lock(dataset) for (dataset,) in project.fetch]
-    names += [paths.model_lock(name) for (name,) in {**project.fetch_model, **project.build_model}]
+    models = {**project.fetch_model, **project.build_model, **project.apply_adapter}
+    names += [paths.model_lock(name) for (name,) in models]
     names += [paths.converted(dataset) for (dataset,) in project.convert]
     names += [paths.classifier(scores) for (scores,) in project.train_classifier]
     names += [paths.image_scores(*key) for key in project.score_images]

@@ -9,6 +9,7 @@ In bytes a device, with b = 2 for bf16 and 4 for fp32::
                  + N D (b (10 e + 2 m e) + 8 e)                 the vision tower's, if it learns
     logits       S V (b + 8)                                    logits, fp32 copy and its gradient
 
+With ``quantise`` the language model's linear layers have 4.127 bits a number in place of b bytes.
 T tokens, N patches, S supervised tokens of one forward; L layers of width h, MLP width i, keys'
 width k; D vision blocks of width e, MLP ratio m; V vocabulary. The sums count what each block keeps
 for its backward: inputs of both norms and their fp32 copies, projections before and after rotation,
@@ -34,6 +35,8 @@ from shardline.hardware import Hardware
 
 Shapes = dict[str, tuple[int, ...]]
 BYTES = {"bf16": 2, "fp32": 4}
+NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+"""Bytes a number: 4 bits, 8 of scale for each 64, and 32 for each 256 of those scales."""
 MODULES = ("llm", "projector", "vision")
 EMBEDDINGS = ("lm_head", "embed_tokens")
 LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
@@ -139,6 +142,18 @@ def lora_parameters(shapes: Shapes, family: ModuleType, tune: Mapping[str, Any])
     return total
 
 
+def quantised_parameters(shapes: Shapes, family: ModuleType) -> int:
+    """Parameters of the linear layers that `quantise` holds in 4 bits."""
+    return sum(
+        _product(shape)
+        for name, shape in shapes.items()
+        if family.module_of(name) == "llm"
+        and name.endswith(".weight")
+        and len(shape) == 2
+        and name.split(".")[-2] not in EMBEDDINGS
+    )
+
+
 def device_bytes(
     shapes: Shapes,
     architecture: Architecture,
@@ -150,7 +165,7 @@ def device_bytes(
     """Bytes of each part on one device, and their ``total``.
 
     Args:
-        options: of `train_stage`: ``tune`` and ``precision``.
+        options: of `train_stage`: ``tune``, ``precision`` and, where there is one, ``quantise``.
         forward: of one micro-batch.
     """
     tune, size = options["tune"], BYTES[options["precision"]]
@@ -160,8 +175,10 @@ def device_bytes(
     trained = full + lora_parameters(shapes, family, tune)
     copies = size * full if options["precision"] == "bf16" else 0
     stage = zero_stage(hardware)
+    packed = quantised_parameters(shapes, family) if options.get("quantise") else 0
+    kept = size * (frozen - packed) + round(NF4 * packed)
     parts = {
-        "weights": (4 * trained + size * frozen + copies) // _ranks(hardware, stage >= 3),
+        "weights": (4 * trained + kept + copies) // _ranks(hardware, stage >= 3),
         "gradients": 4 * trained // _ranks(hardware, stage >= 2),
         "optimiser": 8 * trained // _ranks(hardware, stage >= 1),
         "activations": activation_bytes(architecture, tune, forward, hardware, size),

@@ -52,6 +52,14 @@ class Upstream:
         options = self._project.build_model[(wildcards.model,)]
         return [paths.converted(dataset) for dataset in options["datasets"]]
 
+    def base_of_adapter(self, wildcards):
+        """Lock of the base that a foreign adapter is merged into."""
+        return paths.model_lock(self._project.adapted_from[wildcards.model][0])
+
+    def adapter(self, wildcards):
+        """Lock of a foreign adapter."""
+        return paths.model_lock(self._project.adapted_from[wildcards.model][1])
+
     def converted(self, wildcards):
         """Manifests that a filter chain reads: the dataset's own, earlier ones, benchmarks."""
         options = self._project.decide[wildcards.dataset, wildcards.variant]

@@ -85,6 +85,19 @@ def test_lora_adds_rank_times_both_sides_of_linear_layers_only():
     assert lora_parameters(SHAPES, qwen2_vl, tune(vision=lora(2))) == 2 * 16
 
 
+def test_quantised_layers_hold_4_127_bits_a_parameter():
+    options = {"tune": tune(lora(4)), "precision": "bf16"}
+    whole, packed = (
+        device_bytes(SHAPES, SIZES, qwen2_vl, {**options, **more}, Forward(0, 0, 10), CPU)
+        for more in ({}, {"quantise": "nf4"})
+    )
+    linear = 8 * 8 + 32 * 8
+    assert whole["weights"] - packed["weights"] == 2 * linear - round(4.127 / 8 * linear)
+    assert {k: v for k, v in whole.items() if k not in ("weights", "total")} == {
+        k: v for k, v in packed.items() if k not in ("weights", "total")
+    }
+
+
 def test_full_training_in_fp32_holds_16_bytes_a_parameter():
     full = {"mode": "full", "lr": 1e-3}
     found = parts(tune(full, full, full), "fp32")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_project import FROZEN, FULL, LORA
 
 from shardline.errors import ConfigError, DataError, GateError
-from shardline.exporting import adapter, merge
+from shardline.exporting import adapter, merge, processor
 from shardline.families import qwen2_vl as family
 from shardline.files import file_entry, read_json, sha256_file, write_json
 from shardline.training import outcome
@@ -241,4 +241,4 @@ def test_a_template_inside_the_tokenizer_config_gives_way_to_ours(adapted: Stage
     shutil.rmtree(adapted.folder, ignore_errors=True)
     adapted.merge()
     assert "chat_template" not in read_json(adapted.folder / "tokenizer_config.json")
-    assert (adapted.folder / merge.TEMPLATE).read_text() == family.chat_template()
+    assert (adapted.folder / processor.TEMPLATE).read_text() == family.chat_template()

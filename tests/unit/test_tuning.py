@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tiny_models
+import tiny_rows
 import torch
 from tiny_project import FROZEN, FULL, LORA
 
 from shardline.errors import ConfigError
 from shardline.families import qwen2_vl as family
-from shardline.training import tuning
+from shardline.training import mixed_media, tuning
+from shardline.training.tuning_log import describe
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +65,9 @@ def test_adapted_layers_are_all_linear_ones_of_the_module_and_no_embedding(folde
     }
     assert len(adapted) == 2 * 7
     assert not any("visual" in name or "lm_head" in name or "embed" in name for name in adapted)
-    lines = tuning.describe(model, family, tune)
-    assert "LoRA: model.language_model.layers.*.self_attn.q_proj in 2 block(s)" in lines
+    lines = describe(model, family, tune)
+    assert "LoRA: model.language_model.layers.*.self_attn.q_proj in 2 block(s), rank 4" in lines
+    assert lines[-1] == "saved: an adapter of 28 tensors"
     assert len([line for line in lines if line.startswith("LoRA")]) == 7
 
 
@@ -121,3 +126,47 @@ def test_groups_have_their_rates_and_norms_and_biases_no_decay(folder: Path) -> 
         assert all((parameter.ndim == 1) == flat for parameter in group["params"])
     trained = sum(parameter.requires_grad for parameter in model.parameters())
     assert sum(len(group["params"]) for group in groups.values()) == trained
+
+
+@pytest.mark.parametrize("name", list(tiny_rows.FAMILIES))
+def test_norms_and_biases_are_what_has_one_dimension(tmp_path: Path, name: str) -> None:
+    tiny = tiny_rows.FAMILIES[name]
+    model = tiny.load_model(tiny_rows.build(name, tmp_path / "tiny"), torch.float32, "cpu")
+    tune = dict.fromkeys(tuning.MODULES, FULL)
+    groups = tuning.parameter_groups(tuning.apply_tuning(model, tiny, tune), tiny, tune)
+    place = {
+        id(parameter): group["name"].split("/")[1]
+        for group in groups
+        for parameter in group["params"]
+    }
+    assert len(place) == sum(len(group["params"]) for group in groups)  # none is in two
+    kinds = {"norm": set(), "bias": set(), "embedding": set(), "weight": set()}
+    for owner in model.modules():
+        for short, parameter in owner.named_parameters(recurse=False):
+            if id(parameter) not in place:
+                continue
+            kind = type(owner).__name__.lower()
+            found = "norm" if "norm" in kind else "bias" if short == "bias" else "weight"
+            if kind == "embedding":
+                found = "embedding"
+            if short == "class_embedding":  # one vector, CLIP's only parameter of no layer
+                found = "bias"
+            kinds[found].add(place[id(parameter)])
+    assert kinds == {
+        "norm": {"rest"},
+        "bias": {"rest"},
+        "embedding": {"weights"},
+        "weight": {"weights"},
+    }
+
+
+def test_mixed_media_for_a_tuned_tower_are_warned_of(tmp_path: Path) -> None:
+    for number, intervals in enumerate(([[0.0], [], [0.0, 0.0]], [[0.0, 2.0]], [[]])):
+        table = pa.table({"intervals": pa.array(intervals, pa.list_(pa.float64()))})
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+    images, both, text = ({"index": f"{number}.parquet"} for number in range(3))
+    learning, still = {"vision": LORA}, {"vision": FROZEN}
+    (line,) = mixed_media.warn_of_mixed_media(learning, tmp_path, [text, images, both])
+    assert line.startswith("warning: tune.vision is lora and the plan has images and videos")
+    assert mixed_media.warn_of_mixed_media(learning, tmp_path, [images, text]) == []
+    assert mixed_media.warn_of_mixed_media(still, tmp_path, [images, both]) == []

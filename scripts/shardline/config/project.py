@@ -19,7 +19,7 @@ from shardline.config.filter_chain import UsedScorer, check_filters
 from shardline.config.modules import Modules
 from shardline.config.report_options import report_options
 from shardline.config.schema import Config, Recipe
-from shardline.config.stage_schema import ModuleTuning, Stage, Tune
+from shardline.config.stage_schema import ADAPTER, FOREIGN, ModuleTuning, Stage, Tune
 from shardline.config.token_options import check_tokens
 from shardline.config.token_schema import Tokens
 from shardline.errors import ConfigError, DataError
@@ -66,6 +66,8 @@ class Project:
         self.filter_of: dict[tuple[str, str], str] = {}
         self.fetch_model: dict[tuple[str], Options] = {}
         self.build_model: dict[tuple[str], Options] = {}
+        self.apply_adapter: dict[tuple[str], Options] = {}
+        self.adapted_from: dict[str, tuple[str, str]] = {}
         self.features: dict[tuple[str, str, str], Options] = {}
         self.plan: dict[tuple[str, str], Options] = {}
         self.plan_validation: dict[tuple[str, str], Options] = {}
@@ -125,10 +127,8 @@ class Project:
                 )
             )
         key = (name, stage.name)
-        if stage.init.startswith(("hub://", "folder:")):
-            self.model_of[name, f"init of {stage.name}"] = self._add_model(
-                stage.init, recipe, where
-            )
+        if stage.init.startswith(FOREIGN):
+            self.model_of[name, f"init of {stage.name}"] = self._add_init(stage.init, recipe, base)
         merging = self._merging(recipe.family, stage, where)
         features = {}
         if stage.cache_features:
@@ -302,16 +302,34 @@ class Project:
         data = self.stage_data[recipe, stage]
         return [paths.features(d.dataset, d.tokens, d.features) for d in data if d.features]
 
+    def _add_init(self, init: str, recipe: Recipe, base: str) -> str:
+        """The foreign model that a stage starts from: as it is, or the base with an adapter."""
+        source = init.removeprefix(ADAPTER)
+        if source == init:
+            return self._add_source_model(source, recipe.base_pickles)
+        adapter = self._add_source_model(source, adapter=True)
+        name = f"{adapter}-on-{short_hash([base, recipe.family])}"
+        self.apply_adapter[(name,)] = {
+            "family": recipe.family,
+            "plugins": self.modules.plugins_of(families=[recipe.family]),
+        }
+        self.adapted_from[name] = (base, adapter)
+        return name
+
     def _add_model(self, source: str, recipe: Recipe, where: str) -> str:
         if source.startswith("init:"):
             return self._add_built_model(source.removeprefix("init:"), recipe, where)
         return self._add_source_model(source, recipe.base_pickles)
 
-    def _add_source_model(self, source: str, pickles: bool = False) -> str:
+    def _add_source_model(self, source: str, pickles: bool = False, adapter: bool = False) -> str:
         rest = source.partition(":")[2]
         words = re.sub(r"[^A-Za-z0-9]+", "-", rest.split("@")[0].strip("/").split("/")[-1])
-        options = {"source": source, **({"source_options": {"pickles": True}} if pickles else {})}
-        name = f"{words}-{short_hash(options if pickles else source)}"
+        options = {
+            "source": source,
+            **({"source_options": {"pickles": True}} if pickles else {}),
+            **({"adapter": True} if adapter else {}),
+        }
+        name = f"{words}-{short_hash(options if pickles or adapter else source)}"
         self.fetch_model[(name,)] = options
         return name
 
@@ -384,7 +402,7 @@ class Project:
         init = self.stage(recipe, stage).init
         if init == "base":
             return "model", self.model_of[recipe, "base"]
-        if init.startswith(("hub://", "folder:")):
+        if init.startswith(FOREIGN):
             return "model", self.model_of[recipe, f"init of {stage}"]
         return "stage", init
 
@@ -407,10 +425,11 @@ class Project:
         for stage in recipe.stages:
             if stage.name in seen:
                 raise ConfigError(f"{where}.stages: the name {stage.name!r} is taken")
-            if not stage.init.startswith(("hub://", "folder:")) and stage.init not in seen:
+            if not stage.init.startswith(FOREIGN) and stage.init not in seen:
                 raise ConfigError(
                     f"{where}.stages.{stage.name}.init = {stage.init!r}: no earlier stage has this "
-                    f"name; allowed: {', '.join(seen)}, hub://owner/name@revision, folder:/path"
+                    f"name; allowed: {', '.join(seen)}, hub://owner/name@revision, folder:/path, "
+                    "and with adapter+ in front of these a LoRA adapter"
                 )
             seen.append(stage.name)
 

@@ -154,12 +154,21 @@ class TokenMerging(Strict):
     slowfast: bool = Field(default=False, description="keep all of the first frame of a video")
 
 
+ADAPTER = "adapter+"
+FOREIGN = ("hub://", "folder:", f"{ADAPTER}hub://", f"{ADAPTER}folder:")
+"""How an ``init`` begins that is neither the base nor a stage."""
+
+
 class Stage(Strict):
     """One training stage of a recipe; train, filters and tokens override the recipe's."""
 
     name: Name
     method: Literal["sft"] = "sft"
-    init: str = Field(default="base", description="base, an earlier stage, hub://… or folder:…")
+    init: str = Field(
+        default="base",
+        description="base, an earlier stage, a model (hub://… or folder:…), or a LoRA adapter to "
+        "merge into the base first (adapter+hub://… or adapter+folder:…)",
+    )
     tune: Tune
     global_batch: GlobalBatch
     steps: int | None = Field(default=None, gt=0)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +13,7 @@ from safetensors.torch import load_file
 
 import shardline.attention  # noqa: F401 (registers the attention that families ask for)
 from shardline.errors import DataError, GateError
+from shardline.exporting.processor import add_processor
 from shardline.files import file_entry, naming_full_disk, read_json, sha256_file, write_json
 from shardline.folders import install, remove, unfinished
 from shardline.placeholders import placeholder_ids
@@ -24,18 +22,6 @@ from shardline.versions import package_versions
 
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
 """Of logits, relative to the largest one if that is over 1."""
-PROCESSOR_FILES = (
-    "added_tokens.json",
-    "merges.txt",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "video_preprocessor_config.json",
-    "vocab.json",
-)
-TEMPLATE = "chat_template.jinja"
 PROBE_TEXT = "Where on this screen is 0.5 of it?"
 PROBE_OPTIONS = {"min_visual_tokens": 4, "max_visual_tokens": 64, "fit": "pad"}
 PACKAGES = ("torch", "transformers", "peft", "safetensors")
@@ -78,17 +64,7 @@ def merge_model(
         parity = _parity(0.0, dtype, len(changed), len(before) - len(changed))
     else:
         merged, parity = merge_adapter(family, model, final, dtype)
-    logits = probe_logits(family, model, merged)
-    for config in (merged.config, merged.config.get_text_config()):
-        config.use_cache = True
-    with naming_full_disk(growing):
-        merged.save_pretrained(growing)
-    _add_processor(family, model, growing)
-    if limits:
-        family.set_image_limits(growing, *limits)
-    reloaded = family.load_model(growing, dtype, "cpu")
-    if not torch.equal(probe_logits(family, model, reloaded), logits):
-        raise GateError(f"merge parity: {growing} gives other logits than the model saved to it")
+    write_model(family, merged, model, growing, dtype, limits)
     install(growing, folder)
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     write_json(
@@ -100,11 +76,37 @@ def merge_model(
             "name": result["name"],
             "files": [file_entry(file, file.relative_to(folder).as_posix()) for file in files],
             "parity": parity,
-            **_trained_on(result),
+            **({"trained_on": f"the base in {four}"} if (four := result.get("quantise")) else {}),
             "result_sha256": sha256_file(result_file),
             "versions": package_versions(*PACKAGES),
         },
     )
+
+
+def write_model(
+    family: ModuleType,
+    merged: torch.nn.Module,
+    model: Path,
+    folder: Path,
+    dtype: torch.dtype,
+    limits: tuple[int, int] | None = None,
+) -> None:
+    """Save a model into an empty folder, with the processor of the folder ``model``.
+
+    Raises:
+        GateError: what was saved gives other logits.
+    """
+    logits = probe_logits(family, model, merged)
+    for config in (merged.config, merged.config.get_text_config()):
+        config.use_cache = True
+    with naming_full_disk(folder):
+        merged.save_pretrained(folder)
+    add_processor(family, model, folder)
+    if limits:
+        family.set_image_limits(folder, *limits)
+    reloaded = family.load_model(folder, dtype, "cpu")
+    if not torch.equal(probe_logits(family, model, reloaded), logits):
+        raise GateError(f"merge parity: {folder} gives other logits than the model saved to it")
 
 
 def merge_adapter(
@@ -210,16 +212,6 @@ def probe_logits(family: ModuleType, folder: Path, model: torch.nn.Module) -> to
     return answer.logits[0].float()
 
 
-def _trained_on(result: Mapping[str, Any]) -> dict[str, str]:
-    """What a manifest says where training saw other weights than those that are exported."""
-    if not (quantise := result.get("quantise")):
-        return {}
-    return {
-        "trained_on": f"the base quantised to {quantise}; the adapter is merged into the base as "
-        "it was, with which parity was measured"
-    }
-
-
 def _difference(expected: torch.Tensor, found: torch.Tensor) -> float:
     scale = max(1.0, expected.abs().max().item())
     return (expected - found).abs().max().item() / scale
@@ -233,15 +225,3 @@ def _parity(difference: float, dtype: torch.dtype, changed: int, unchanged: int)
         "changed_tensors": changed,
         "unchanged_tensors": unchanged,
     }
-
-
-def _add_processor(family: ModuleType, model: Path, folder: Path) -> None:
-    for name in PROCESSOR_FILES:
-        if (model / name).is_file():
-            shutil.copyfile(model / name, folder / name)
-    for name in ("tokenizer_config.json", "processor_config.json"):
-        if (folder / name).is_file():
-            config = json.loads((folder / name).read_bytes())
-            if config.pop("chat_template", None) is not None:
-                write_json(folder / name, config)
-    (folder / TEMPLATE).write_text(family.chat_template(), encoding="utf-8")

@@ -21,11 +21,7 @@ LAYERS = 2  # blocks a tower of the probe: a leak shows in the first
 
 
 def packing_parity(
-    model: torch.nn.Module,
-    family: Any,
-    samples: Sequence[Row],
-    tolerance: float = TOLERANCE,
-    device: torch.device | None = None,
+    model: torch.nn.Module, family: Any, samples: Sequence[Row], tolerance: float = TOLERANCE
 ) -> dict[str, Any]:
     """Compare a pack with its samples alone: each sample's loss and each module's gradient.
 
@@ -34,7 +30,6 @@ def packing_parity(
 
     Args:
         samples: rows of one sample each.
-        device: where the probe runs; None: where the model is.
 
     Returns:
         ``{"passed": True, "max_difference", "tolerance"}``, the difference relative to the
@@ -45,8 +40,6 @@ def packing_parity(
     """
     with _first_blocks(model, LAYERS):
         probe = copy.deepcopy(model).float().eval()
-    if device:
-        probe = probe.to(device)
     probe.requires_grad_(True)
     alone = [stock_losses(probe, family, sample) for sample in samples]
     torch.cat(alone).sum().backward()

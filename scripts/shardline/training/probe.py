@@ -41,7 +41,7 @@ def probe(
         passed["features"] = gates.features_fit(tower, pictures, samples)
         say(f"features: largest relative difference {passed['features']['max_difference']:.1e}")
         take_features(model, family, point)
-    passed["packing_parity"] = gates.packing_parity(model, family, samples, device=device)
+    passed["packing_parity"] = gates.packing_parity(model, family, samples)
     say(
         f"packing parity of {len(samples)} samples: largest relative difference "
         f"{passed['packing_parity']['max_difference']:.1e}"

@@ -41,7 +41,10 @@ def check_requirements(options: Mapping[str, Any], hardware: Hardware) -> None:
     if options.get("quantise"):
         package, key = "bitsandbytes", f"quantise = {options['quantise']!r}"
     if package and find_spec(package) is None:
-        raise ConfigError(f"{key}: needs the package {package}, which is not installed here")
+        raise ConfigError(
+            f"{key}: needs the package {package}, which is not installed here: "
+            f"pip install {package}"
+        )
     if quantise := options.get("quantise"):
         check_quantise(quantise, options["tune"])
         if hardware.deepspeed and zero_stage(read_json_config(hardware.deepspeed)) == 3:

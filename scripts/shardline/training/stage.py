@@ -29,6 +29,7 @@ from shardline.training.journal import Journal, read_journal
 from shardline.training.launch import own_rank
 from shardline.training.merging import planned_family
 from shardline.training.metrics import StepMeter, StepTotals
+from shardline.training.mixed_media import warn_of_mixed_media
 from shardline.training.model import tuned_model
 from shardline.training.probe import probe
 from shardline.training.quantising import parameter_count
@@ -99,6 +100,10 @@ def train(stage: Stage, stop: StopRequest) -> None:
             say("the language model's linear layers are in 4 bits (nf4); exports have them whole")
         for line in describe(model, family, options["tune"]):
             say(line)
+        if rank == 0:
+            shards = data.plan.summary["shards"]
+            for line in warn_of_mixed_media(options["tune"], stage.results, shards):
+                say(line)
         if stage.hardware.auto_fit:
             work.place = "before the first step, with one pack a forward"
             asked, size = size, fitting.fit(stage, model, family, read, packs, say, work)
