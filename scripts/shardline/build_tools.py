@@ -74,7 +74,12 @@ def _version(command: str, option: str) -> str:
     """The last number with a point that a program says of itself; "" if it says none."""
     try:
         said = subprocess.run(
-            [command, option], capture_output=True, text=True, timeout=SECONDS, errors="replace"
+            [command, option],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            errors="replace",
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
