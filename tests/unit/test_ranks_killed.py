@@ -42,8 +42,8 @@ class Training:
             "--work": self.folder / "r/s/work",
             "--result": self.folder / "r/s/result.json",
         }
-        for name, path in own.items():
-            words[words.index(name) + 1] = str(path)
+        for option, path in own.items():
+            words[words.index(option) + 1] = str(path)
         self.words = words
 
     def losses(self) -> list[str]:
