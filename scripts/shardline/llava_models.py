@@ -81,9 +81,26 @@ def module_of(parameter_name: str) -> str:
     return "projector" if "multi_modal_projector" in parts else "llm"
 
 
+def unread(model: torch.nn.Module, parameter_name: str) -> bool:
+    """Whether a parameter is behind the tower's layer whose output is taken: nothing trains it.
+
+    Args:
+        parameter_name: of the bare model.
+    """
+    wanted = model.config.vision_feature_layer
+    depth = model.config.vision_config.num_hidden_layers
+    # Place 0 of the tower's outputs is what goes into its first layer.
+    layers = [one % (depth + 1) for one in (wanted if isinstance(wanted, list) else [wanted])]
+    _, found, rest = parameter_name.partition(f"{TOWER}.encoder.layers.")
+    if found:
+        return int(rest.partition(".")[0]) >= max(layers)
+    return f"{TOWER}.post_layernorm." in parameter_name
+
+
 def lora_targets(model: torch.nn.Module, module: str) -> list[str]:
-    """Full names of the linear layers of a module, without ``lm_head``."""
-    return linear_layers(model, module, module_of)
+    """Full names of the linear layers of a module that are read, without ``lm_head``."""
+    names = linear_layers(model, module, module_of)
+    return [name for name in names if not unread(model, f"{name}.weight")]
 
 
 def set_image_limits(folder: Path, min_visual_tokens: int, max_visual_tokens: int) -> None:

@@ -18,6 +18,7 @@ from shardline.llava_models import (
     lora_targets,
     module_of,
     set_image_limits,
+    unread,
 )
 from shardline.llava_vision import (
     MERGE,
@@ -78,6 +79,7 @@ __all__ = [
     "set_image_limits",
     "stored_inputs",
     "train_tokenizer",
+    "unread",
     "vision_inputs",
     "visual_tokens",
 ]

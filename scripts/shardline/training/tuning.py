@@ -53,9 +53,13 @@ def apply_tuning(model: torch.nn.Module, family: Any, tune: Tune) -> torch.nn.Mo
     """
     if kind(tune) == "lora":
         model = _adapted(model, family, tune)
+    unread = getattr(family, "unread", None)
     for name, parameter in model.named_parameters():
         mode = tune[family.module_of(name)]["mode"]
-        parameter.requires_grad_(mode == "lora" if is_adapter(name) else mode == "full")
+        trains = mode == "lora" if is_adapter(name) else mode == "full"
+        # Ranks would wait for a gradient that never comes.
+        reached = not (unread and unread(model, base_name(name)))
+        parameter.requires_grad_(trains and reached)
     return model
 
 
