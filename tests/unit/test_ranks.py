@@ -182,9 +182,38 @@ def test_one_curve_however_a_step_is_realised(jobs: Job, monkeypatch) -> None:
             assert sum(facts["held"] for facts in loaded) < 1.02 * saved["parameters"]
             assert all(facts["at_once"] < 0.3 * saved["parameters"] for facts in loaded)
 
+    finals = [load_file(job.work / "final/model.safetensors") for job in (two[0], two[4])]
+    assert finals[0].keys() == finals[1].keys()
+    for name, values in finals[0].items():
+        torch.testing.assert_close(finals[1][name], values, rtol=0, atol=1e-3)
+    family.load_model(two[4].work / "final", torch.float32, "cpu")
+
     monkeypatch.setattr(PlanTrainer, "compute_loss", mean_of_means)
     wrong = alone(of(jobs, "wrong", cpu))
     assert max(abs(a / b - 1) for a, b in zip(wrong, expected, strict=True)) > 100 * TOLERANCE
+
+
+@pytest.mark.slow
+def test_offloaded_one_rank_s_and_half_precision_trainings_learn_the_same(jobs: Job) -> None:
+    expected = alone(jobs)
+    offloaded = [
+        of(jobs, f"zero{n}-offload", ZERO.format(ranks=2, stage=f"{n}_offload")) for n in (2, 3)
+    ]
+    half = [
+        of(jobs, f"zero{n}-bf16", ZERO.format(ranks=2, stage=n), precision="bf16") for n in (1, 3)
+    ]
+    train_all([*offloaded, *half], jobs.work.parent)
+    one = of(jobs, "zero2-one", ZERO.format(ranks=1, stage=2))
+    train_all([one], jobs.work.parent, ranks=1)
+    for job in (*offloaded, one):
+        assert job.losses() == pytest.approx(expected, rel=TOLERANCE), job.work.name
+    for job in half:
+        assert job.losses() == pytest.approx(expected, rel=0.1), job.work.name
+        trained = load_file(job.work / f"checkpoint-{STEPS}/trained.safetensors")
+        rounded = [value.to(torch.bfloat16).float() for value in trained.values()]
+        assert {value.dtype for value in trained.values()} == {torch.float32}
+        pairs = zip(trained.values(), rounded, strict=True)
+        assert not all(torch.equal(*pair) for pair in pairs)
 
 
 @pytest.mark.slow
