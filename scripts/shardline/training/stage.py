@@ -22,6 +22,7 @@ from shardline.training.journal import Journal, read_journal
 from shardline.training.launch import own_rank
 from shardline.training.model import tuned_model
 from shardline.training.probe import probe
+from shardline.training.refusals import check_media
 from shardline.training.rows import rows_from
 from shardline.training.schedule import learning_rate_factor
 from shardline.training.signals import StopRequest
@@ -51,6 +52,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
     steps, packs = summary["steps"], summary["max_packs_per_step"]
     accumulation, micro_batch = forwards(stage.hardware, packs, stage.plan.as_posix())
     factor = learning_rate_factor(options["schedule"], steps)
+    check_media(options["tune"], summary)
     config = deepspeed_config(stage.hardware, options, accumulation, micro_batch)
     say(
         f"{steps} steps of {summary['global_batch']} in up to {packs} packs = {ranks} rank(s) x "
@@ -72,6 +74,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
         micro_batch=micro_batch,
         accumulation=accumulation,
         features=stage.features,
+        complete=config is not None and _all_take_part(options["tune"], zero_stage(config)),
     )
     checked = probe(stage, family, data, device, say) if rank == 0 else {}
     arguments = trainer_arguments(stage, accumulation, micro_batch, steps, config)
@@ -158,6 +161,11 @@ def _go(
         if trainer.journal:
             trainer.journal.close()
     return step
+
+
+def _all_take_part(tune: Mapping[str, Any], zero: int) -> bool:
+    """Whether DeepSpeed needs each forward to run the vision tower and the projector."""
+    return zero == 3 or any(tune[module]["mode"] != "frozen" for module in ("projector", "vision"))
 
 
 def _totals(data: PlanDataset) -> list[StepTotals]:

@@ -113,13 +113,17 @@ class PlanTrainer(Trainer):
         Multiplied by the number of ranks, over which gradients are averaged.
         """
         loss = token_losses(model, self.family, inputs).sum()
-        if self.args.world_size > 1 and not self.is_deepspeed_enabled and not inputs["media_types"]:
+        if not self.is_deepspeed_enabled and not inputs["media_types"]:
             loss = loss + self._nothing(model)
         total = self.totals[self.state.global_step].supervised
         return loss * (self.args.world_size / max(total, 1))
 
     def _nothing(self, model: torch.nn.Module) -> torch.Tensor:
-        """Zero, depending on all that only media reach: DDP must have its gradients."""
+        """Zero, depending on all that only media reach: it has a gradient in each forward.
+
+        Ranks wait for all gradients, and AdamW leaves a parameter alone that has none: a step would
+        depend on which rank, or row, has its media. With DeepSpeed, rows have media instead.
+        """
         return sum(
             parameter.flatten()[:1].sum() * 0.0
             for name, parameter in model.named_parameters()
