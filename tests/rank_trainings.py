@@ -98,7 +98,7 @@ class Loading:
         enter = deepspeed.zero.GatheredParameters.__enter__
 
         def noting(context: Any) -> Any:
-            values = sum(getattr(one, "ds_numel", 0) for one in context.params or [])
+            values = sum(getattr(one, "ds_numel", 0) for one in getattr(context, "params", []))
             self.at_once = max(self.at_once, values)
             return enter(context)
 

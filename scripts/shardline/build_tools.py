@@ -75,11 +75,11 @@ def _version(command: str, option: str) -> str:
     try:
         said = subprocess.run(
             [command, option],
+            check=False,
             capture_output=True,
             text=True,
             timeout=SECONDS,
             errors="replace",
-            check=False,
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return ""

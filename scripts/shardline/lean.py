@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from logging import ERROR, getLogger
 
 HEAVY = (
     "bitsandbytes",
@@ -37,3 +38,5 @@ def quiet() -> None:
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
     warnings.filterwarnings("ignore", ".*torch.distributed.*is deprecated.*", FutureWarning)
+    # It says at every start with DeepSpeed that accumulation is DeepSpeed's, which is meant.
+    getLogger("accelerate.accelerator").setLevel(ERROR)

@@ -41,6 +41,7 @@ class PlanDataset(torch.utils.data.Dataset):
         micro_batch: int = 1,
         accumulation: int | None = None,
         features: Sequence[Path] = (),
+        complete: bool = False,
     ) -> None:
         """Read the plan; shards are opened when their samples are read.
 
@@ -53,6 +54,7 @@ class PlanDataset(torch.utils.data.Dataset):
             accumulation: rows a step and rank; by default as many as the fullest step needs.
             features: manifests of the vision tower's outputs for the plan's datasets; given any,
                 rows have those in place of images, which are not read.
+            complete: every row has each kind of media that the plan has; see `media_kinds`.
 
         Raises:
             ConfigError: the fullest step has more packs than ``ranks * accumulation`` rows hold.
@@ -71,7 +73,7 @@ class PlanDataset(torch.utils.data.Dataset):
         self.family = family_of_plan(family, self.plan.summary)
         self.placeholders = self.plan.summary["placeholder_ids"]
         self.padded = self.plan.summary["packing"] == "none"
-        self.kinds: MediaKinds | None = media_kinds(self.plan, results) if ranks > 1 else None
+        self.kinds: MediaKinds | None = media_kinds(self.plan, results) if complete else None
         fixed = self.plan.summary["fixed_shape"]
         self.row_length = micro_batch * self.plan.summary["max_length"] if fixed else None
         if self.row_length and self.kinds:
@@ -105,9 +107,8 @@ class PlanDataset(torch.utils.data.Dataset):
             ``intervals``: seconds from frame to frame.
 
             A row for which the step has no pack left repeats a short sample without labels; its
-            ``samples``, ``datasets`` and ``packs`` are empty. A row that lacks a kind of media
-            which another rank has at that time gets the plan's smallest sample of it, without
-            labels: every rank runs the same modules.
+            ``samples``, ``datasets`` and ``packs`` are empty. A row that must be complete and lacks
+            a kind of media gets the plan's smallest sample of it, without labels.
 
             With ``packing: none`` every sample is padded to the longest of the row. With
             ``fixed_shape`` the row is padded to ``micro_batch * max_length`` tokens by a segment
@@ -117,16 +118,14 @@ class PlanDataset(torch.utils.data.Dataset):
             DataError: a sample cannot be read, or is not what the plan knows.
         """
         packs = self.plan.packs(step)
-        at_once = self.ranks * self.micro_batch
-        first = packs.start + micro * at_once
-        everyone = range(first, min(first + at_once, packs.stop))
-        mine = everyone[self.rank * self.micro_batch : (self.rank + 1) * self.micro_batch]
+        first = packs.start + (micro * self.ranks + self.rank) * self.micro_batch
+        mine = range(first, min(first + self.micro_batch, packs.stop))
         places = [place for pack in mine for place in self.plan.samples(pack)]
         known = len(places)
         if self.kinds:
-            places += self.kinds.stand_ins(self.kinds.of(everyone) & ~self.kinds.of(mine))
+            places += self.kinds.stand_ins(mine)
         if not places:
-            somewhere = [p for pack in everyone or packs for p in self.plan.samples(pack)]
+            somewhere = [place for pack in packs for place in self.plan.samples(pack)]
             places = [min(somewhere, key=lambda place: place.length)]
         row = self._row(places)
         row["labels"][:, int(row["cu_seq_lens_q"][known]) :] = IGNORED

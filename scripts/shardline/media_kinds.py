@@ -1,7 +1,8 @@
-"""Which kinds of media the packs of a plan have: ranks must run the same modules at a time.
+"""Which kinds of media the packs of a plan have: with DeepSpeed every row must have them all.
 
-A rank whose row has no image, while another's has, would not run the vision tower: with DeepSpeed
-it would then wait for other parameters or gradients than the others, or add up wrong ones.
+A rank whose row has no image would not run the vision tower. With ZeRO stage 3 it would wait for
+other parameters than the ranks that do; with stages 1 and 3 a forward that leaves a parameter out
+adds what comes later to its gradient of the step before.
 """
 
 from __future__ import annotations
@@ -32,14 +33,10 @@ class MediaKinds:
     packs: np.ndarray
     smallest: dict[int, Place]
 
-    def of(self, packs: range) -> int:
-        """The kinds in some consecutive packs."""
-        part = self.packs[packs.start : packs.stop]
-        return int(np.bitwise_or.reduce(part)) if len(part) else 0
-
-    def stand_ins(self, lacking: int) -> list[Place]:
-        """Samples that have the kinds which a row lacks."""
-        return [self.smallest[kind] for kind in (IMAGE, VIDEO) if lacking & kind]
+    def stand_ins(self, packs: range) -> list[Place]:
+        """Samples with the plan's kinds of media that are in none of some consecutive packs."""
+        there = int(np.bitwise_or.reduce(self.packs[packs.start : packs.stop], initial=0))
+        return [place for kind, place in sorted(self.smallest.items()) if not there & kind]
 
 
 def media_kinds(plan: Plan, results: Path) -> MediaKinds:
@@ -74,7 +71,7 @@ def media_kinds(plan: Plan, results: Path) -> MediaKinds:
     for kind, name in ((IMAGE, "images"), (VIDEO, "videos")):
         if kind not in best and (kinds & kind).any():
             raise DataError(
-                f"no planned sample has {name} alone, which several ranks need; train with ranks: 1"
+                f"no planned sample has {name} alone, which DeepSpeed needs; train without it"
             )
     packs = np.bitwise_or.reduceat(kinds, plan.pack_starts[:-1])
     return MediaKinds(packs, {kind: place for kind, (_, place) in best.items()})

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from shardline.errors import ConfigError
-from shardline.hardware import Hardware, forwards, load_hardware
+from shardline.hardware import Hardware, check_devices, forwards, load_hardware
 
 PRESETS = Path(__file__).resolve().parents[2] / "config/hardware"
 
@@ -79,3 +80,27 @@ def test_forwards_hold_every_pack(
 def test_more_ranks_than_packs_names_both_numbers() -> None:
     with pytest.raises(ConfigError, match=r"'x' has 8 ranks.*plans/a\.json has 3 pack"):
         forwards(Hardware(name="x", ranks=8), 3, "plans/a.json")
+
+
+def test_a_preset_that_this_machine_cannot_realise_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The GPUs are pretended; what is said of them is not."""
+    cuda, cpu = Hardware(name="x", device="cuda", ranks=4), Hardware(name="x", ranks=2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"'x': device: cuda, but torch sees no GPU .* device: c"):
+        check_devices(cuda, 4, "bf16")
+    with pytest.raises(ConfigError, match=r"'x': ranks: 2, but 3 were started"):
+        check_devices(cpu, 3, "fp32")
+    check_devices(cpu, 2, "bf16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    with pytest.raises(ConfigError, match=r"ranks: 4 on this machine, .* 2 GPU.* at most 2"):
+        check_devices(cuda, 4, "bf16")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    with pytest.raises(ConfigError, match=r"Tesla T4 has no bf16.*precision: fp32"):
+        check_devices(cuda, 4, "bf16")
+    check_devices(cuda, 4, "fp32")

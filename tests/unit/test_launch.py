@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from project_root import ROOT
 from shardline.errors import Interrupted, UserError
 from shardline.lease import lease
 from shardline.training import launch, signals
@@ -42,6 +43,45 @@ def test_ranks_know_each_other_and_hold_the_lease(tmp_path: Path) -> None:
     facts = [(tmp_path / rank).read_text().split() for rank in "01"]
     assert [fact[:3] for fact in facts] == [["2", "0", "127.0.0.1"], ["2", "1", "127.0.0.1"]]
     assert facts[0][3] == facts[1][3]
+
+
+MEETING = """
+import os, socket, sys
+from shardline.training import launch
+with socket.socket() as other:
+    try:
+        other.bind(("127.0.0.1", int(os.environ["MASTER_PORT"])))
+    except OSError:
+        taken = "held"
+    else:
+        taken = "free"
+import torch
+launch.join_ranks("gloo")
+sum_ = torch.tensor([float(os.environ["RANK"]) + 1])
+torch.distributed.all_reduce(sum_)
+with open(os.path.join(sys.argv[1], os.environ["RANK"]), "w") as file:
+    file.write(f"{taken} {sum_.item():g} {launch.started_here()}")
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_ranks_meet_at_a_port_that_nobody_else_can_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is held from before the ranks start, until rank 0 itself listens at it."""
+    program = tmp_path / "program.py"
+    program.write_text(MEETING)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "scripts"))
+    with lease(tmp_path / "work" / "lease") as held:
+        launch.run_ranks([str(program), str(tmp_path)], 2, 2, held)
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["held 3 True"] * 2
+
+
+def test_ranks_of_another_launcher_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.delenv(launch.STORE, raising=False)
+    assert launch.in_rank() and launch.own_rank() == (3, 8) and not launch.started_here()
 
 
 def test_one_failed_rank_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,15 +15,17 @@ import tiny_project
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_project import FULL, LORA
+from tiny_project import FROZEN, FULL, LORA
 
 import token_data
 from rank_trainings import Job, train_all
+from shardline.errors import ConfigError
 from shardline.families import qwen2_vl as family
 from shardline.files import read_json
 from shardline.loader import PlanDataset
 from shardline.training import stage
 from shardline.training.packs import supervised, token_losses
+from shardline.training.refusals import check_media
 from shardline.training.trainer import PlanTrainer
 
 STEPS = 20
@@ -85,7 +87,7 @@ def of(job: Job, name: str, preset: str, plan: str = "step", **options) -> Job:
     )
 
 
-def rows_of(job: Job, ranks: int, micro_batch: int = 1) -> list[list[dict]]:
+def rows_of(job: Job, ranks: int, micro_batch: int = 1, complete: bool = False) -> list[list[dict]]:
     """Of each time in the plan, the rows of all ranks."""
     parts = [
         PlanDataset(
@@ -96,6 +98,7 @@ def rows_of(job: Job, ranks: int, micro_batch: int = 1) -> list[list[dict]]:
             rank=rank,
             ranks=ranks,
             micro_batch=micro_batch,
+            complete=complete,
         )
         for rank in range(ranks)
     ]
@@ -111,33 +114,35 @@ def alone(job: Job) -> list[float]:
     return job.losses()
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_have_the_same_kinds_of_media_at_a_time_and_each_sample_once(jobs, ranks) -> None:
-    times = rows_of(jobs, ranks)
-    kinds = [[set(row["media_types"]) for row in rows] for rows in times]
-    assert all(of_rank == at_once[0] for at_once in kinds for of_rank in at_once)
-    lent = [
-        row for rows in times for row in rows if len(row["cu_seq_lens_q"]) - 1 > len(row["samples"])
-    ]
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_complete_rows_all_have_media_and_each_sample_is_there_once(jobs: Job, ranks: int) -> None:
+    times = rows_of(jobs, ranks, complete=True)
+    rows = [row for at_once in times for row in at_once]
+    assert all(row["media_types"] for row in rows)
+    lent = [row for row in rows if len(row["cu_seq_lens_q"]) - 1 > len(row["samples"])]
     assert lent and any(row["samples"] for row in lent)
     for row in lent:
         start = row["cu_seq_lens_q"][len(row["samples"])]
         assert not (row["labels"][0, start:] != -100).any()
-    together = [name for rows in times for row in rows for name in row["samples"]]
-    assert sorted(together) == sorted(n for rows in rows_of(jobs, 1) for n in rows[0]["samples"])
-    labels = sum(len(supervised(row)) for rows in times for row in rows)
-    assert labels == sum(len(supervised(rows[0])) for rows in rows_of(jobs, 1))
+    plain = [rows[0] for rows in rows_of(jobs, 1)]
+    assert not all(row["media_types"] for row in plain)
+    names = [name for row in rows for name in row["samples"]]
+    assert sorted(names) == sorted(name for row in plain for name in row["samples"])
+    assert sum(map(len, map(supervised, rows))) == sum(map(len, map(supervised, plain)))
 
 
-def test_a_plan_without_media_lends_none(jobs: Job, tmp_path: Path) -> None:
+def test_a_plan_without_media_lends_none_and_trains_no_tower(jobs: Job, tmp_path: Path) -> None:
     results = tmp_path / "results"
     talks = token_data.talks([(number % 9 + 1, []) for number in range(12)])
     manifest = token_data.tokenise(
         token_data.write_filtered(results, talks), jobs.model, options=OPTIONS
     )
     plan = token_data.plan(results, [manifest], max_length=64)
-    rows = rows_of(replace(jobs, results=results, plan=plan), 2)
+    rows = rows_of(replace(jobs, results=results, plan=plan), 2, complete=True)
     assert not any(row["media_types"] for at_once in rows for row in at_once)
+    with pytest.raises(ConfigError, match=r"tune\.projector\.mode: 'full', but no sample"):
+        check_media(jobs.options["tune"], read_json(plan))
+    check_media({**jobs.options["tune"], "projector": FROZEN, "vision": FROZEN}, read_json(plan))
 
 
 def mean_of_means(self: PlanTrainer, model, inputs, **_) -> torch.Tensor:
@@ -182,9 +187,38 @@ def test_one_curve_however_a_step_is_realised(jobs: Job, monkeypatch) -> None:
             assert sum(facts["held"] for facts in loaded) < 1.02 * saved["parameters"]
             assert all(facts["at_once"] < 0.3 * saved["parameters"] for facts in loaded)
 
+    finals = [load_file(job.work / "final/model.safetensors") for job in (two[0], two[4])]
+    assert finals[0].keys() == finals[1].keys()
+    for name, values in finals[0].items():
+        torch.testing.assert_close(finals[1][name], values, rtol=0, atol=1e-3)
+    family.load_model(two[4].work / "final", torch.float32, "cpu")
+
     monkeypatch.setattr(PlanTrainer, "compute_loss", mean_of_means)
     wrong = alone(of(jobs, "wrong", cpu))
     assert max(abs(a / b - 1) for a, b in zip(wrong, expected, strict=True)) > 100 * TOLERANCE
+
+
+@pytest.mark.slow
+def test_offloaded_one_rank_s_and_half_precision_trainings_learn_the_same(jobs: Job) -> None:
+    expected = alone(jobs)
+    offloaded = [
+        of(jobs, f"zero{n}-offload", ZERO.format(ranks=2, stage=f"{n}_offload")) for n in (2, 3)
+    ]
+    half = [
+        of(jobs, f"zero{n}-bf16", ZERO.format(ranks=2, stage=n), precision="bf16") for n in (1, 3)
+    ]
+    train_all([*offloaded, *half], jobs.work.parent)
+    one = of(jobs, "zero2-one", ZERO.format(ranks=1, stage=2))
+    train_all([one], jobs.work.parent, ranks=1)
+    for job in (*offloaded, one):
+        assert job.losses() == pytest.approx(expected, rel=TOLERANCE), job.work.name
+    for job in half:
+        assert job.losses() == pytest.approx(expected, rel=0.1), job.work.name
+        trained = load_file(job.work / f"checkpoint-{STEPS}/trained.safetensors")
+        rounded = [value.to(torch.bfloat16).float() for value in trained.values()]
+        assert {value.dtype for value in trained.values()} == {torch.float32}
+        pairs = zip(trained.values(), rounded, strict=True)
+        assert not all(torch.equal(*pair) for pair in pairs)
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ from shardline.training.mixed_media import warn_of_mixed_media
 from shardline.training.model import tuned_model
 from shardline.training.probe import probe
 from shardline.training.quantising import parameter_count
+from shardline.training.refusals import check_media
 from shardline.training.rows import rows_from
 from shardline.training.schedule import learning_rate_factor
 from shardline.training.signals import StopRequest
@@ -68,7 +69,8 @@ def train(stage: Stage, stop: StopRequest) -> None:
     fitting.check(stage.hardware)
     size = forwards(stage.hardware, packs, stage.plan.as_posix())
     factor = learning_rate_factor(options["schedule"], steps)
-    deepspeed_config(stage.hardware, options, *size)
+    check_media(options["tune"], summary)
+    config = deepspeed_config(stage.hardware, options, *size)
     device = prepare(stage, ranks)
 
     def read(accumulation: int, micro_batch: int) -> PlanDataset:
@@ -82,6 +84,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
             micro_batch=micro_batch,
             accumulation=accumulation,
             features=stage.features,
+            complete=config is not None and _all_take_part(options["tune"], zero_stage(config)),
         )
 
     def set_up(accumulation: int, micro_batch: int) -> TrainingArguments:
@@ -212,6 +215,11 @@ def _go(
         if trainer.journal:
             trainer.journal.close()
     return step
+
+
+def _all_take_part(tune: Mapping[str, Any], zero: int) -> bool:
+    """Whether DeepSpeed needs each forward to run the vision tower and the projector."""
+    return zero == 3 or any(tune[module]["mode"] != "frozen" for module in ("projector", "vision"))
 
 
 def _totals(data: PlanDataset) -> list[StepTotals]:

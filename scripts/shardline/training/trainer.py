@@ -123,16 +123,16 @@ class PlanTrainer(Trainer):
         losses = token_losses(model, self.family, inputs)
         self.meter.add(inputs, losses)
         loss = losses.sum()
-        apart = self.args.world_size > 1 and not self.is_deepspeed_enabled
-        if not inputs["media_types"] and (apart or not loss.requires_grad):
+        if not self.is_deepspeed_enabled and not inputs["media_types"]:
             loss = loss + self._nothing(model)
         total = self.meter.totals[self.state.global_step].supervised
         return loss * (self.args.world_size / max(total, 1))
 
     def _nothing(self, model: torch.nn.Module) -> torch.Tensor:
-        """Zero, depending on all that only media reach.
+        """Zero, depending on all that only media reach: it has a gradient in each forward.
 
-        DDP must have its gradients, and a row of text may reach nothing that is trained.
+        Ranks wait for all gradients, and AdamW leaves a parameter alone that has none: a step would
+        depend on which rank, or row, has its media. With DeepSpeed, rows have media instead.
         """
         return sum(
             parameter.flatten()[:1].sum() * 0.0
