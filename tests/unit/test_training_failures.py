@@ -1,9 +1,8 @@
-"""What ends a training before its last step, and that the next run repeats the uninterrupted one."""
+"""What ends a training early, and that the next run repeats the uninterrupted one."""
 
 from __future__ import annotations
 
 import os
-import random
 import re
 import shutil
 import signal

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,9 @@ from torch.autograd import set_detect_anomaly
 from shardline import registry
 from shardline.errors import Interrupted
 from shardline.files import naming_full_disk, read_json, sha256_file, write_json
-from shardline.git import git_facts
 from shardline.hardware import forwards
 from shardline.loader import PlanDataset
+from shardline.provenance import provenance
 from shardline.training import checkpoints, fitting, gates, outcome
 from shardline.training.arguments import prepare, trainer_arguments
 from shardline.training.failures import Work, explained
@@ -36,8 +35,6 @@ from shardline.training.weights import save_weights
 from shardline.versions import package_versions
 from shardline.vision_features import DTYPES
 
-ROOT = Path(__file__).resolve().parents[3]
-LOCK = "envs/requirements.lock"
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "safetensors")
 
 
@@ -213,8 +210,7 @@ def _record(stage: Stage, summary: Mapping[str, Any]) -> dict[str, Any]:
         "base": sha256_file(stage.model_manifest),
         "code": stage.code,
         "environment": {
-            "git": git_facts(ROOT),
-            "lock_sha256": sha256_file(ROOT / LOCK) if (ROOT / LOCK).is_file() else None,
+            **provenance(),
             "versions": package_versions(*PACKAGES),
             "hardware": stage.hardware.name,
         },
