@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import signal
@@ -24,7 +25,7 @@ from shardline.errors import ConfigError, DataError, GateError
 from shardline.files import read_json
 from shardline.plan_file import read_plan
 from shardline.token_index import ShardIndex
-from shardline.training import checkpoints, failures, fitting, trainer
+from shardline.training import checkpoints, failures, fitting, signals, trainer
 from shardline.training.journal import read_journal
 
 TUNE = {"llm": LORA, "projector": FULL, "vision": FROZEN}
@@ -315,9 +316,12 @@ def _start(project: Project, **changes) -> subprocess.Popen[str]:
 
 
 def _wait_for_steps(project: Project, process: subprocess.Popen[str], steps: int) -> None:
+    """Until this process, and not one before it, has done the step."""
+    begun = time.time()
     while process.poll() is None:
         works = list((project.stage / "work").glob("*"))
-        if works and sum(1 for _ in read_journal(works[0])) >= steps:
+        lines = list(read_journal(works[0])) if works else []
+        if lines and lines[-1]["step"] >= steps and lines[-1]["time"] > begun:
             return
         time.sleep(0.005)
     pytest.fail(process.communicate()[0])
@@ -383,3 +387,106 @@ def test_a_signal_to_the_whole_group_saves_with_two_loader_processes(
     assert _gone(process.pid)
     steps = len(_losses(fresh_longer))
     assert 3 <= steps < 40 and steps in _saved(fresh_longer), said
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_at_once_and_in_one_line(fresh_longer: Project) -> None:
+    """While the model is loaded the first is only noted; the second is not waited for."""
+    process = _start(fresh_longer, tune=TUNE)
+    while not list((fresh_longer.stage / "work").glob("*/lease")):
+        time.sleep(0.01)
+    time.sleep(1.0)
+    (python,) = [pid for pid in _members(process.pid) if _program(pid)]
+    os.kill(python, signal.SIGINT)
+    time.sleep(signals.ECHO + 0.2)
+    os.kill(python, signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert "Traceback" not in said and _gone(process.pid)
+    assert process.returncode == 75 if "before the first step" in said else 130, said
+
+
+def _program(pid: int) -> bool:
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return b"bash" not in words[0] and str(SCRIPT).encode() in words
+
+
+@pytest.mark.slow
+def test_a_signal_while_the_model_is_loaded_ends_before_the_first_step(
+    fresh_longer: Project,
+) -> None:
+    process = _start(fresh_longer, tune=TUNE)
+    while not list((fresh_longer.stage / "work").glob("*/lease")):
+        time.sleep(0.01)
+    time.sleep(0.5)
+    (python,) = [pid for pid in _members(process.pid) if _program(pid)]
+    os.kill(python, signal.SIGTERM)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 75 and "stopped: SIGTERM: before the first step" in said, said
+    assert "step 1/" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kills_and_stops_at_random_steps_change_no_loss(
+    fresh_longer: Project, workers: int
+) -> None:
+    """LoRA dropout on; at least one kill falls between two checkpoints."""
+    preset = f"micro_batch: 2\ncheckpoint_every: 5\nworkers: {workers}\n"
+    fresh_longer.hardware.write_text(preset)
+    train_stage.main(fresh_longer.training(tune=TUNE))
+    expected = _losses(fresh_longer), (fresh_longer.stage / "result.json").read_bytes()
+    shutil.rmtree(fresh_longer.stage)
+
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    steps = [chance.randrange(low, low + 8) for low in (2, 10, 18, 26)]
+    numbers = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGTERM]
+    between = False
+    for step, number in zip(steps, numbers, strict=True):
+        process = _start(fresh_longer, tune=TUNE)
+        _wait_for_steps(fresh_longer, process, step)
+        _terminate(process, number)
+        said = process.communicate(timeout=120)[0]
+        print(f"{number.name} at step {len(_losses(fresh_longer))}, saved: {_saved(fresh_longer)}")
+        between |= len(_losses(fresh_longer)) not in _saved(fresh_longer)
+        if number == signal.SIGTERM:
+            assert len(_losses(fresh_longer)) in _saved(fresh_longer), said
+        assert _gone(process.pid)
+    assert not (fresh_longer.stage / "result.json").exists()
+    if not between:  # one more, in the middle of two checkpoints
+        process = _start(fresh_longer, tune=TUNE)
+        _wait_for_steps(fresh_longer, process, 37)
+        _terminate(process, signal.SIGKILL)
+        process.communicate(timeout=120)
+    train_stage.main(fresh_longer.training(tune=TUNE))
+    assert _losses(fresh_longer) == expected[0]
+    assert (fresh_longer.stage / "result.json").read_bytes() == expected[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_an_error_in_one_rank_ends_all_and_the_next_run_repeats_it(fresh_longer: Project) -> None:
+    fresh_longer.hardware.write_text("ranks: 2\ncheckpoint_every: 2\n")
+    whole = _start(fresh_longer, tune=TUNE)
+    said = whole.communicate(timeout=400)[0]
+    assert whole.returncode == 0, said
+    expected = _losses(fresh_longer)
+    shutil.rmtree(fresh_longer.stage)
+
+    step = _first_use(fresh_longer)
+    assert step >= 3
+    with damaged(fresh_longer, step) as name:
+        process = _start(fresh_longer, tune=TUNE)
+        _wait_for_steps(fresh_longer, process, step)
+        begun = time.monotonic()
+        said = process.communicate(timeout=100)[0]
+    assert process.returncode == 1 and time.monotonic() - begun < 40, said
+    assert name in said and re.search(r"error: rank \d of 2 failed first", said)
+    assert _gone(process.pid, 1)
+    assert _saved(fresh_longer)[-1] == step // 2 * 2
+    again = _start(fresh_longer, tune=TUNE)
+    said = again.communicate(timeout=400)[0]
+    assert again.returncode == 0 and "resuming at step" in said, said
+    assert _losses(fresh_longer) == expected
