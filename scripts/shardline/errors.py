@@ -6,9 +6,11 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+CTRL_C = 130  # what shells report for SIGINT
 TEMPORARY_FAILURE = 75  # os.EX_TEMPFAIL: a scheduler may simply try again
 
 
@@ -44,7 +46,8 @@ class Interrupted(UserError):
 
 
 def run_program(main: Callable[[Sequence[str] | None], None], *, network: bool = False) -> None:
-    """Run a program's ``main(argv)`` and exit: 0, 1 for a user error, 75 for an interruption.
+    """Run a program's ``main(argv)`` and exit: 0, 1 for a user error, 75 for an interruption, 130
+    for a Ctrl-C that was not.
 
     A traceback is left only for what is a bug; a full disk is named with its path.
 
@@ -59,16 +62,27 @@ def run_program(main: Callable[[Sequence[str] | None], None], *, network: bool =
     try:
         main(None)
     except Interrupted as stop:
-        print(f"stopped: {stop}", file=sys.stderr)
-        sys.exit(TEMPORARY_FAILURE)
+        _leave(f"stopped: {stop}", TEMPORARY_FAILURE)
+    except KeyboardInterrupt:
+        _leave("stopped at once, by Ctrl-C", CTRL_C)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _leave(f"error: {error}", 1)
     except OSError as error:
         if not (message := describe_os_error(error)):
             raise
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(1)
+        _leave(f"error: {message}", 1)
+
+
+def _leave(message: str, status: int) -> NoReturn:
+    """Print the message and exit, also where a Ctrl-C has ended the pipe that would take it."""
+    for stream, text in ((sys.stderr, message + "\n"), (sys.stdout, "")):
+        try:
+            stream.write(text)
+            stream.flush()
+        except BrokenPipeError:
+            # Else Python's own last flush fails too and replaces the exit status.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(status)
 
 
 def describe_os_error(error: OSError) -> str | None:

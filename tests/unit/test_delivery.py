@@ -14,7 +14,8 @@ import pytest
 import deliver_runs
 from delivered import Seen, deliver, write_the_report
 from results_tree import BENCHMARK, TRAIN, ResultsTree, journal_rows
-from shardline.files import canonical_json, read_json, sha256_file
+from shardline.files import canonical_json, read_json, sha256_file, write_json
+from shardline.provenance import LOCK
 from shardline.tracking import delivery as delivery_module
 from shardline.tracking.follow import deliver_once, follow
 from shardline.tracking.state import pending, state_file
@@ -249,3 +250,33 @@ def test_following_delivers_while_the_controller_lives(tree: ResultsTree, uri: s
         done = follow(tree.results, uri, "shardline", controller=controller.pid, poll=0.2)
     assert done
     Seen(uri).check_exactly_once(40, {"sft0000", "adapt0000"})
+
+
+def test_a_run_says_in_what_it_was_trained_and_learns_when_that_changes(
+    tree: ResultsTree, uri: str
+) -> None:
+    record = tree.results / "checkpoints/demo/adapt/work/adapt0000/run.json"
+    lock = sha256_file(LOCK)
+    for commit, dirty in (("a" * 40, True), ("b" * 40, False)):
+        git = {"commit": commit, "dirty": dirty}
+        environment = {"git": git, "lock_sha256": lock, "versions": {"torch": "2.14"}}
+        environment |= {"hardware": "h100"}
+        write_json(record, {**read_json(record), "environment": environment})
+        deliver(tree, uri)
+        seen = Seen(uri)
+        run = seen.stages["adapt0000"]
+        tags = run.data.tags
+        assert tags["mlflow.source.git.commit"] == commit
+        assert tags["mlflow.source.git.dirty"] == str(dirty).lower()
+        assert tags["shardline.lock_sha256"] == lock and tags["shardline.hardware"] == "h100"
+        assert tags["shardline.version.torch"] == "2.14"
+        assert tags["shardline.code"] == read_json(record)["code"]
+        assert {"config/run.json", "environment/requirements.lock"} <= seen.artefacts(run)
+        path = seen.client.download_artifacts(run.info.run_id, "config/run.json")
+        assert read_json(Path(path)) == read_json(record)
+    assert "mlflow.source.git.commit" not in seen.stages["sft0000"].data.tags
+    state_file(tree.results, uri).unlink()
+    deliver(tree, uri)
+    seen = Seen(uri)
+    seen.check_exactly_once(40, {"sft0000", "adapt0000"})
+    assert all(len(run.inputs.dataset_inputs) == 1 for run in seen.stages.values())

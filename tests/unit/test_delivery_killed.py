@@ -16,12 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny_project
 
 import deliver_runs
+import train_stage
 from delivered import Seen, deliver, write_the_report
 from results_tree import ResultsTree
 from shardline.files import read_json
 from shardline.tracking.state import pending, state_file
+from shardline.training.journal import read_journal
 
 PROGRAM = deliver_runs.__file__
 
@@ -145,3 +148,45 @@ def test_a_server_killed_in_the_middle_gets_everything_once(
 def _some_steps(state: Path) -> bool:
     runs = read_json(state)["runs"] if state.is_file() else {}
     return any(record["steps"] for record in runs.values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_training_outlives_the_server_which_gets_everything_later(
+    tmp_path: Path, server: Server
+) -> None:
+    """The server is killed while a real training and its deliverer run."""
+    project = tiny_project.build(tmp_path, steps=40)
+    program = [sys.executable, train_stage.__file__, *project.training()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    deliver_all = [sys.executable, PROGRAM, f"--results={project.results}", f"--uri={server.uri}"]
+    with subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL) as training:
+        follower = [*deliver_all, "--follow", f"--controller={training.pid}"]
+        with subprocess.Popen(follower, stdout=subprocess.PIPE, text=True) as deliverer:
+            state = state_file(project.results, server.uri)
+            while training.poll() is None and not _some_steps(state):
+                time.sleep(0.05)
+            delivered = max(max(r["steps"].values()) for r in read_json(state)["runs"].values())
+            assert training.poll() is None and 0 < delivered < 40
+            server.kill()
+            assert training.wait() == 0
+            said, _ = deliverer.communicate(timeout=240)
+    assert "delivery pending" in said and "Traceback" not in said
+    assert pending(project.results, server.uri, "shardline")
+
+    server.start()
+    server.wait()
+    for _ in range(2):
+        subprocess.run(deliver_all, check=True)
+    assert not pending(project.results, server.uri, "shardline")
+    seen = Seen(server.uri)
+    ((key, run),) = seen.stages.items()
+    journal = list(read_journal(project.stage / "work" / key))
+    assert [line["step"] for line in journal] == list(range(1, 41))
+    for name in journal[-1]["metrics"]:
+        history = seen.client.get_metric_history(run.info.run_id, name)
+        expected = [(line["step"], line["metrics"][name]) for line in journal]
+        assert sorted((point.step, point.value) for point in history) == expected
+    assert run.info.status == "FINISHED" and seen.count == 2
+    assert run.data.tags["shardline.code"] == "c0de"
+    assert {"config/run.json", "plan/s.json"} <= seen.artefacts(run)

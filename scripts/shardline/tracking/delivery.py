@@ -6,11 +6,11 @@ a killed process is found on the store by the run's tags and by its metrics' las
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
-from shardline.files import read_json, sha256_file, short_hash
+from shardline.files import canonical_json, read_json, sha256_file, short_hash
+from shardline.provenance import LOCK
 from shardline.redact import redact
 from shardline.tracking.observed import Json, Training, reports, trainings, watched_files
 from shardline.tracking.publish import publish_report
@@ -31,7 +31,6 @@ class Delivery:
         self.store = Store(uri, experiment, results / "mlartifacts")
         if self.state["store"] != self.store.identity:
             self.state = new_state(experiment) | {"store": self.store.identity}
-        self.commit = git_commit()
         self.trainings: dict[str, Training] = {}
         self.values: dict[str, dict[str, float]] = {}
 
@@ -56,6 +55,7 @@ class Delivery:
             return
         if not record.get("described"):
             self.describe(training, record)
+        self.tell_environment(training, record)
         self.deliver_metrics(training, record)
         if training.result() is not None:
             self.finish(training, record)
@@ -90,7 +90,6 @@ class Delivery:
                 old = next((r.info.run_id for r in runs if r.info.start_time <= start), None)
                 tags = place | {f"{TAG}kind": "stage", f"{TAG}key": training.key}
                 tags |= {"mlflow.parentRunId": parent["run_id"], "mlflow.source.name": "shardline"}
-                tags |= {"mlflow.source.git.commit": self.commit} if self.commit else {}
                 tags |= {f"{TAG}supersedes": old} if old else {}
                 name = f"{training.recipe}/{training.stage}"
                 run_id = self.store.create_run(name, tags, training.started)
@@ -135,7 +134,6 @@ class Delivery:
         params |= {f"lock.{name}": lock["sha256"] for name, lock in locks.items()}
         self.store.log_params(run_id, {k: v for k, v in params.items() if v is not None})
         self.store.log_datasets(run_id, list(locks.values()), "training")
-        self.add_artefact(record, training.folder / "run.json", "config")
         plan_file = self.results / "plans" / training.recipe / f"{training.stage}.json"
         if plan_file.is_file() and read_json(plan_file) == training.run.get("plan"):
             self.add_artefact(record, plan_file, "plan")
@@ -146,6 +144,34 @@ class Delivery:
             self.parent_record(training.recipe, training.started)["run_id"], status="RUNNING"
         )
         record["described"] = True
+        self.save()
+
+    def tell_environment(self, training: Training, record: Json) -> None:
+        """What a training runs in, which may be another when it goes on: as tags, and its record.
+
+        Tags name the present one; the package lock with its hash is an artefact.
+        """
+        self.add_artefact(record, training.folder / "run.json", "config")
+        run = training.run
+        found = run.get("environment") or {}
+        git = found.get("git") or {}
+        tags = {
+            "mlflow.source.git.commit": git.get("commit"),
+            "mlflow.source.git.dirty": git and str(git["dirty"]).lower(),
+            f"{TAG}code": run.get("code"),
+            f"{TAG}lock_sha256": found.get("lock_sha256"),
+            f"{TAG}hardware": found.get("hardware"),
+            f"{TAG}fitted": run.get("fitted") and canonical_json(run["fitted"]),
+            **{f"{TAG}version.{name}": at for name, at in found.get("versions", {}).items()},
+        }
+        tags = {name: value for name, value in tags.items() if value}
+        if record.get("environment") == (mark := short_hash(tags)):
+            return
+        for name, value in tags.items():
+            self.store.client.set_tag(record["run_id"], name, value)
+        if LOCK.is_file() and sha256_file(LOCK) == found.get("lock_sha256"):
+            self.add_artefact(record, LOCK, "environment")
+        record["environment"] = mark
         self.save()
 
     def deliver_metrics(self, training: Training, record: Json) -> None:
@@ -213,14 +239,3 @@ class Delivery:
     def known_values(self, record: Json) -> dict[str, Any]:
         """The latest values of a run's metrics on the store, as far as this process knows."""
         return self.values.setdefault(record["run_id"], {})
-
-
-def git_commit() -> str | None:
-    """The commit of the project's root, where git and a commit are there."""
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

@@ -63,9 +63,9 @@ class Training:
         """The work folder."""
         return self.results / "checkpoints" / self.recipe / self.stage / "work" / self.key
 
-    @cached_property
+    @property
     def run(self) -> Json:
-        """What the job wrote at its start: options, plan, base, code."""
+        """What the job wrote at its last start: options, plan, base, code, environment."""
         return read_json(self.folder / "run.json")
 
     @cached_property

@@ -73,7 +73,7 @@ def fit(
         if _agreed(_fits(stage, model, family, rows, work, last=size == 1)):
             work.row = None
             return accumulation, size
-        smaller = max(1, size // 2)
+        smaller = -(-size // 2)
         say(f"auto_fit: {size} pack(s) a forward do not fit; {smaller} are tried")
         hardware = replace(hardware, micro_batch=smaller)
 

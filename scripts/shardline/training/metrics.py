@@ -12,6 +12,7 @@ useful_tokens        share of the computed tokens that belong to samples
 data_wait            share of the step spent waiting for rows: the rank that waited longest
 seconds              from asking for the step's first row to its end; no saving, no validation
 gpu_memory           bytes: the largest peak of any rank since its start; on a GPU only
+mfu                  model FLOPs a second, as a share of the ranks' peak; where both are known
 gpu_utilisation      share of the last moments in which a GPU worked, mean of all; where known
 ==================== =========================================================================
 """
@@ -52,10 +53,17 @@ class StepMeter:
         totals: of each step.
         datasets: names of all datasets of the plan.
         device: of this rank.
+        flops: model FLOPs of a row, forward and backward.
+        peak: FLOPs a second of the device.
     """
 
     def __init__(
-        self, totals: Sequence[StepTotals], datasets: Sequence[str], device: torch.device
+        self,
+        totals: Sequence[StepTotals],
+        datasets: Sequence[str],
+        device: torch.device,
+        flops: Callable[[Row], float] | None = None,
+        peak: float | None = None,
     ) -> None:
         self.totals = totals
         self.datasets = sorted(set(datasets))
@@ -67,6 +75,7 @@ class StepMeter:
         self._samples = [0]
         for step in totals:
             self._samples.append(self._samples[-1] + step.samples)
+        self._flops, self._peak = flops, peak
         self._load = _Load(device)
         self._restart()
 
@@ -74,6 +83,7 @@ class StepMeter:
         self._begun = time.monotonic()
         self._wait = 0.0
         self._computed = 0
+        self._work = 0.0
         self.rows = []
         self._counts = dict.fromkeys(self.datasets, 0)
 
@@ -87,6 +97,8 @@ class StepMeter:
     def add(self, row: Row, losses: torch.Tensor) -> None:
         """Count a row; ``losses`` [n] of its `supervised` tokens, in order."""
         self._computed += row["input_ids"].shape[-1]
+        if self._flops:
+            self._work += self._flops(row)
         places = supervised(row)
         segments = torch.searchsorted(row["cu_seq_lens_q"][1:].long(), places, right=True)
         numbers = {name: number for number, name in enumerate(self.datasets)}
@@ -118,7 +130,8 @@ class StepMeter:
         sums = sum((sums for _, sums in self.rows), nothing)
         norm = torch.as_tensor(grad_norm, device=self.device)
         memory, load = self._load()
-        known = [float(stop), self._wait, self._computed, memory, load, *self._counts.values()]
+        known = [float(stop), self._wait, self._computed, self._work, memory, load]
+        known += self._counts.values()
         known = torch.tensor(known, dtype=torch.float64, device=self.device)
         own = torch.cat([loss.reshape(1).double(), norm.reshape(1).double(), sums.double(), known])
         ranks = gather(own[None]).tolist()
@@ -126,7 +139,7 @@ class StepMeter:
         size = len(self.datasets)
         losses, norms, *rest = columns
         summed, rest = rest[:size], rest[size:]
-        stops, waits, computed, memories, loads, *counts = rest
+        stops, waits, computed, work, memories, loads, *counts = rest
         totals, seconds = self.totals[step - 1], time.monotonic() - self._begun
         metrics = {
             "loss": sum(losses) / len(ranks),
@@ -142,6 +155,8 @@ class StepMeter:
         for name, total, count in zip(self.datasets, summed, counts, strict=True):
             if sum(count):
                 metrics[f"loss/{name}"] = sum(total) / sum(count)
+        if self._flops and self._peak:
+            metrics["mfu"] = sum(work) / seconds / (self._peak * len(ranks))
         if self.device.type == "cuda":
             metrics["gpu_memory"] = max(memories)
             if loads := [load for load in loads if not math.isnan(load)]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from shardline.loader import PlanDataset
 from shardline.training import signals
 
 
-def rows_from(data: PlanDataset, step: int, hardware: Hardware) -> Iterator[dict[str, Any]]:
+def rows_from(data: PlanDataset, step: int, hardware: Hardware) -> Generator[dict[str, Any]]:
     """This rank's rows from a step (from 0) to the plan's end, in order.
 
     Raises:
@@ -27,16 +27,21 @@ def rows_from(data: PlanDataset, step: int, hardware: Hardware) -> Iterator[dict
         sampler=range(step * data.accumulation, len(data)),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=signals.obey_parent,
         pin_memory=hardware.device == "cuda",
         # A generator of its own: else each start takes a number from the one dropout uses.
         generator=torch.Generator(),
     )
     with signals.held_back():
         rows = iter(loader)
-    for row in rows:
-        if isinstance(row, DataError):
-            raise row
-        yield row
+    try:
+        for row in rows:
+            if isinstance(row, DataError):
+                raise row
+            yield row
+    finally:
+        # An error's traceback would keep the processes alive, and with them the lease.
+        del rows
 
 
 class _Reporting(Dataset):

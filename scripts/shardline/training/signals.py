@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -14,7 +16,7 @@ ECHO = 2.0  # seconds: a signal to a whole process group also comes passed on by
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Processes started in this context never see a request to stop, only that their parent ends.
+    """Processes started in this context get no request to stop; they call `obey_parent`.
 
     One to a whole process group would end the loader's processes, and with them the training that
     is about to save. This process gets what came meanwhile at the context's end.
@@ -24,6 +26,17 @@ def held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def obey_parent(_worker: int = 0) -> None:
+    """In a process started in `held_back`: end when the parent, and nobody else, says so."""
+
+    def wait() -> None:
+        while signal.sigwaitinfo(SIGNALS).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class StopRequest:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,10 @@ from transformers import TrainingArguments
 from shardline import registry
 from shardline.errors import Interrupted
 from shardline.files import naming_full_disk, read_json, sha256_file, write_json
-from shardline.git import git_facts
 from shardline.hardware import check_devices, forwards
 from shardline.loader import PlanDataset
 from shardline.merging_family import KEY
+from shardline.provenance import provenance
 from shardline.training import checkpoints, fitting, gates, outcome
 from shardline.training.arguments import prepare, trainer_arguments
 from shardline.training.failures import Work, explained
@@ -45,8 +44,6 @@ from shardline.training.zero_config import deepspeed_config, zero_stage
 from shardline.versions import package_versions
 from shardline.vision_features import DTYPES
 
-ROOT = Path(__file__).resolve().parents[3]
-LOCK = "envs/requirements.lock"
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "safetensors")
 
 
@@ -251,8 +248,7 @@ def _record(stage: Stage, summary: Mapping[str, Any]) -> dict[str, Any]:
         "base": sha256_file(stage.model_manifest),
         "code": stage.code,
         "environment": {
-            "git": git_facts(ROOT),
-            "lock_sha256": sha256_file(ROOT / LOCK) if (ROOT / LOCK).is_file() else None,
+            **provenance(),
             "versions": package_versions(*PACKAGES),
             "hardware": stage.hardware.name,
         },

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class PlanTrainer(Trainer):
         args: TrainingArguments,
         *,
         family: Any,
-        rows: Callable[[int], Iterable[Row]],
+        rows: Callable[[int], Generator[Row]],
         meter: StepMeter,
         groups: list[dict[str, Any]],
         optimizer_options: Mapping[str, Any],
@@ -74,6 +74,7 @@ class PlanTrainer(Trainer):
         self._stop = stop
         self.journal: Journal | None = None
         self._rows = rows
+        self._reading: Generator[Row] = (row for row in ())
         self._groups = groups
         self._optimizer_options = optimizer_options
         self._factor = factor
@@ -90,7 +91,8 @@ class PlanTrainer(Trainer):
 
     def get_train_dataloader(self) -> Iterator[Row]:
         """This rank's rows from the step to begin with, as the plan has them."""
-        return iter(self._rows(self._first_step))
+        self._reading = self._rows(self._first_step)
+        return self._reading
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Row], num_batches: int, device: torch.device
@@ -180,6 +182,8 @@ class PlanTrainer(Trainer):
             if self.args.world_size == 1 and not self.is_deepspeed_enabled:
                 self._keep_last_step()
             raise
+        finally:
+            self._reading.close()
 
     def _keep_last_step(self) -> None:
         """Save the last finished step, with the random state that its successor began with."""

@@ -1,4 +1,4 @@
-"""What git knows of the code that runs."""
+"""Which code and which packages run: facts for people, on which nothing depends."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-SECONDS = 10
+from shardline.files import sha256_file
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCK = ROOT / "envs/requirements.lock"
+SECONDS = 10  # patience with git
+
+
+def provenance() -> dict[str, Any]:
+    """``{"git", "lock_sha256"}`` of this code; empty and None where it has none."""
+    lock = sha256_file(LOCK) if LOCK.is_file() else None
+    return {"git": git_facts(ROOT), "lock_sha256": lock}
 
 
 def git_facts(folder: Path) -> dict[str, Any]:
