@@ -14,6 +14,7 @@ from real_recipes import VASE, entry, registry, write_packs, write_vases
 from shardline import registry as modules
 from shardline.files import read_json
 from shardline.training.journal import read_journal
+from shardline.training.outcome import final_folder
 from workflow.workspace import Workspace
 
 Json = dict[str, Any]
@@ -53,6 +54,8 @@ def overlays(clip: Path) -> dict[str, Json]:
         "train": ["finetune", "mllm%50", "swift#10"],
         "tokens": {**SMALL_PIXELS, "video": SMALL_PIXELS},
         "stages.sft.global_batch.tokens": 8192,
+        "stages.sft.epochs": 8,
+        "stages.sft.tune.llm.lr": 1.0e-3,  # the published one is too low for so few steps
     }
     return {
         "showui_test": {**grounding, "stages.sft.steps": 30},
@@ -74,30 +77,30 @@ def overlays(clip: Path) -> dict[str, Json]:
             "base": TINY["llava"],
             "train": ["captions", "clips"],
             "tokens": {"image_side": 112},
-            "stages.projection.epochs": 4,
+            "stages.projection.epochs": 24,
             "stages.vision.train": ["captions", "clips"],
-            "stages.vision.epochs": 4,
+            "stages.vision.epochs": 32,
             "stages.language.train": ["captions", "clips"],
-            "stages.language.epochs": 8,
+            "stages.language.epochs": 32,
         },
         "qwenvl": rows,
         "qwenvl_all": {**rows, "train": ["mllm_images"]},
     }
 
 
-# Of each stage: what is tuned, and whether enough steps are taken for the loss to fall.
+# Of each stage, in order: the modules that it tunes.
 TRAINED = {
-    "showui_test": {"sft": ({"llm"}, True)},
-    "showui_navigation": {"sft": ({"llm"}, True)},
-    "holo1": {"sft": ({"llm"}, True)},
-    "vase": {"sft": ({"llm"}, True)},
+    "showui_test": {"sft": {"llm"}},
+    "showui_navigation": {"sft": {"llm"}},
+    "holo1": {"sft": {"llm"}},
+    "vase": {"sft": {"llm"}},
     "aurora": {
-        "projection": ({"projector"}, False),
-        "vision": ({"projector", "vision"}, False),
-        "language": ({"llm", "projector", "vision"}, False),
+        "projection": {"projector"},
+        "vision": {"projector", "vision"},
+        "language": {"llm", "projector", "vision"},
     },
-    "qwenvl": {"sft": ({"llm"}, False)},
-    "qwenvl_all": {"sft": ({"llm", "projector", "vision"}, False)},
+    "qwenvl": {"sft": {"llm"}},
+    "qwenvl_all": {"sft": {"llm", "projector", "vision"}},
 }
 
 
@@ -115,49 +118,58 @@ def config(recipe: str, folder: Path, shared_data: Path) -> Json:
     return {"datasets": datasets, "recipes": {"mine": overlay}, "build": ["mine"]}
 
 
-def assert_trained(workspace: Workspace, stage: str, tuned: set[str], falls: bool) -> Json:
-    """A stage ran its plan to the end, passed its gates and moved what it declares, no more."""
+def assert_trained(workspace: Workspace, stage: str, tuned: set[str]) -> Path:
+    """A stage ran its plan to the end, passed its gates and learned; the folder of its weights."""
     results = workspace.path("results")
     folder = results / f"checkpoints/mine/{stage}"
-    result, plan = (
-        read_json(folder / "result.json"),
-        read_json(results / f"plans/mine/{stage}.json"),
-    )
+    result = read_json(folder / "result.json")
+    plan = read_json(results / f"plans/mine/{stage}.json")
     gates = result["gates"]
     assert gates["packing_parity"]["passed"]
-    assert gates["packing_parity"]["max_difference"] < 1e-4
-    assert gates["freeze_audit"]["moved"] == {
-        module: module in tuned for module in ("llm", "projector", "vision")
-    }
+    assert gates["packing_parity"]["max_difference"] < 1e-5
+    assert {module for module, moved in gates["freeze_audit"]["moved"].items() if moved} == tuned
     lines = [line["metrics"] for line in read_journal(folder / "work" / result["key"])]
     assert result["steps"] == plan["steps"] == len(lines)
     assert lines[-1]["samples"] == plan["samples"]
-    losses = [line["loss"] for line in lines]
-    assert all(0 < loss < 20 for loss in losses)
     assert all(0 < line["grad_norm"] < float("inf") for line in lines)
+    losses = [line["loss"] for line in lines]
     third = len(losses) // 3
-    if falls:
-        assert sum(losses[-third:]) < sum(losses[:third]), losses
-    return result
+    assert sum(losses[-third:]) < sum(losses[:third]), losses
+    return final_folder(folder / "result.json", result)
 
 
-def moved(family: str, before: Path, after: Path) -> set[str]:
-    """The modules in which weights of two model folders differ, at the precision of the second."""
-    module_of = modules.load("families", family).module_of
+def moved(family: Any, before: Path, after: Path) -> set[str]:
+    """The modules whose weights differ between two models, or that an adapter changes."""
+    adapter = after / "adapter_model.safetensors"
+    if adapter.is_file():
+        added = load_file(adapter)
+        return {
+            family.module_of(name) for name in added if ".lora_B." in name and added[name].any()
+        }
     old, new = (load_file(folder / "model.safetensors") for folder in (before, after))
     assert old.keys() == new.keys()
     return {
-        module_of(name) for name in new if not torch.equal(old[name].to(new[name].dtype), new[name])
+        family.module_of(name)
+        for name, value in new.items()
+        if not torch.equal(old[name].to(value.dtype), value)
     }
 
 
 @pytest.mark.parametrize(
     "recipe",
-    [pytest.param(name, marks=() if name == "showui_test" else pytest.mark.slow) for name in TRAINED],
+    [
+        pytest.param(name, marks=() if name == "showui_test" else pytest.mark.slow)
+        for name in TRAINED
+    ],
 )
 def test_a_published_recipe_trains_on_real_samples(tmp_path, shared_data, recipe):
     workspace = Workspace.create(tmp_path / "project")
     workspace.write_config(config(recipe, tmp_path / "raw", shared_data))
     workspace.snakemake("train")
-    for stage, (tuned, falls) in TRAINED[recipe].items():
-        assert_trained(workspace, stage, tuned, falls)
+    (weights,) = workspace.path("results/raw/models").glob("tiny_*/model.safetensors")
+    family = modules.load("families", weights.parent.name.removeprefix("tiny_").rsplit("-", 1)[0])
+    before = weights.parent
+    for stage, tuned in TRAINED[recipe].items():
+        after = assert_trained(workspace, stage, tuned)
+        assert moved(family, before, after) == tuned
+        before = after
