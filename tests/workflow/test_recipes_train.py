@@ -63,7 +63,7 @@ def overlays(clip: Path) -> dict[str, Json]:
             **qwen2_vl,
             "train": ["steps", "screenagent"],
             "tokens": SMALL,
-            "stages.sft.steps": 8,
+            "stages.sft.steps": 16,
             "stages.sft.global_batch.samples": 4,
         },
         "holo1": {
