@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +78,30 @@ def entry(folder: Path, form: str, frame: str | None, options: dict[str, Any]) -
         "max_reject_share": 1.0,
         **({"frame": frame} if frame else {}),
     }
+
+
+def write_vases(folder: Path, shared_data: Path) -> None:
+    """VaseVQA's rows over the chicken's views, which have no text of their own."""
+    views = sorted((shared_data / "multiview_chicken").glob("chicken-*/[0-9][0-9][0-9].png"))
+    rows = []
+    for view in views:
+        name = f"{view.parent.name}/{view.name}"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(view, folder / name)
+        answer = f"A hen, seen from {int(view.stem) * 360 / 16} degrees."
+        turns = [
+            {"from": "human", "value": "<image>Describe."},
+            {"from": "gpt", "value": answer},
+        ]
+        rows.append({"images": [name], "caption": answer, "conversations": turns})
+    (folder / "train.json").write_text(json.dumps(rows))
+
+
+def write_packs(folder: Path, shared_data: Path) -> None:
+    """Lists of rows as `pack_data.py` writes them, made of LLaMA-Factory's rows."""
+    source = shared_data / "llama_factory_mllm_demo"
+    shutil.copytree(source / "mllm_demo_data", folder / "mllm_demo_data")
+    rows = json.loads((source / "mllm_demo.json").read_text())
+    videos = json.loads((source / "mllm_video_demo.json").read_text())
+    packs = [rows[:3], [rows[3], videos[0]], rows[4:]]
+    (folder / "packs.json").write_text(json.dumps(packs))

@@ -59,7 +59,7 @@ def test_extends_takes_dotted_keys_and_finds_stages_by_name():
     [
         ({"bild": []}, ["mine.yaml: bild", "unknown key", "'build'"]),
         ({"recipes": {"demo": {"sed": 1}}}, ["mine.yaml: recipes.demo.sed", "'seed'"]),
-        (recipe(extends="demmo"), ["recipes.mine.extends = 'demmo'", "allowed: demo"]),
+        (recipe(extends="demmo"), ["recipes.mine.extends = 'demmo'", "allowed: ", " demo,"]),
         (recipe(**{"stages.sft.steps": 0}), ["recipes.mine.stages", "= 0", "greater than 0"]),
         (recipe(**{"stages.first.steps": 1}), ["no stage 'first'", "adapt, sft"]),
         (recipe(**{"stages.sft.tune.llm": "cold"}), ["= 'cold'", "frozen", "lora"]),
@@ -95,7 +95,7 @@ def test_extends_takes_dotted_keys_and_finds_stages_by_name():
         (recipe(family="gpt"), ["family = 'gpt'", "qwen2_vl"]),
         (recipe(base="hub://Qwen/Qwen2-VL-2B-Instruct"), ["base", "pattern"]),
         (recipe(base="init:config/models/none.json"), ["none.json", "no such file"]),
-        ({"build": ["dmeo"]}, ["build = 'dmeo'", "allowed: demo"]),
+        ({"build": ["dmeo"]}, ["build = 'dmeo'", "allowed: ", " demo,"]),
         ({"plugins": ["no_such.py"]}, ["no_such.py: no such file"]),
     ],
 )
@@ -282,18 +282,6 @@ def test_json_schemas_for_editors_are_current():
     for name, schema in json_schemas().items():
         file = ROOT / "config" / "schemas" / f"{name}.json"
         assert json.loads(file.read_text()) == schema, f"run `make schemas`: {file} is out of date"
-
-
-def test_the_shipped_recipes_are_valid_and_hub_sources_are_pinned():
-    shipped = load(DEFAULTS)
-    project = Project(shipped.model_copy(update={"build": sorted(shipped.recipes)}), ROOT)
-    assert {recipe for recipe, _ in project.train} == set(shipped.recipes)
-    showui = shipped.recipes["showui"]
-    (stage,) = showui.stages
-    assert (showui.tokens.min_visual_tokens, showui.tokens.max_visual_tokens) == (256, 1344)
-    assert (stage.tune.llm.lora.rank, stage.tune.llm.lora.alpha, stage.tune.llm.lr) == (8, 64, 1e-4)
-    assert (stage.global_batch.samples, stage.steps, stage.max_length) == (16, 100, 4096)
-    assert shipped.recipes["showui_8x"].stages[0].global_batch.samples == 256
 
 
 def test_layers_are_not_changed_by_loading():

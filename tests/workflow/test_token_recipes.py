@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from real_recipes import RECIPES, VASE, entry, registry
+from real_recipes import RECIPES, VASE, entry, registry, write_packs, write_vases
 from shardline.files import read_json, read_jsonl
 from workflow.workspace import Workspace
 
@@ -183,33 +181,6 @@ def recipes() -> dict[str, Json]:
             ],
         },
     }
-
-
-def write_vases(folder: Path, shared_data: Path) -> None:
-    """VaseVQA's rows over the chicken's views, which have no text of their own."""
-    views = sorted((shared_data / "multiview_chicken").glob("chicken-*/[0-9][0-9][0-9].png"))
-    rows = []
-    for view in views:
-        name = f"{view.parent.name}/{view.name}"
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(view, folder / name)
-        answer = f"A hen, seen from {int(view.stem) * 360 / 16} degrees."
-        turns = [
-            {"from": "human", "value": "<image>Describe."},
-            {"from": "gpt", "value": answer},
-        ]
-        rows.append({"images": [name], "caption": answer, "conversations": turns})
-    (folder / "train.json").write_text(json.dumps(rows))
-
-
-def write_packs(folder: Path, shared_data: Path) -> None:
-    """Lists of rows as `pack_data.py` writes them, made of LLaMA-Factory's rows."""
-    source = shared_data / "llama_factory_mllm_demo"
-    shutil.copytree(source / "mllm_demo_data", folder / "mllm_demo_data")
-    rows = json.loads((source / "mllm_demo.json").read_text())
-    videos = json.loads((source / "mllm_video_demo.json").read_text())
-    packs = [rows[:3], [rows[3], videos[0]], rows[4:]]
-    (folder / "packs.json").write_text(json.dumps(packs))
 
 
 def project_config(folder: Path, shared_data: Path) -> Json:
