@@ -30,7 +30,12 @@ class Hardware:
     """Path of a DeepSpeed JSON."""
     checkpoint_every: int = 200
     """Steps between two checkpoints."""
-    attention: Literal["auto"] = "auto"
+    attention: Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3"] = "auto"
+    """What packed attention runs on, on a GPU."""
+    compile: Literal["none", "blocks"] = "none"
+    """``blocks``: the layers of language model and vision tower are compiled by torch."""
+    kernels: Literal["none", "liger"] = "none"
+    """``liger``: norms and feed-forwards of the language model are Liger's kernels."""
     vision_patches: int = 16_384
     """Patches of a vision tower's forward, at most, where its outputs are computed once."""
     generation_batch: int = 32
@@ -68,7 +73,9 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "device": ("cpu", "cuda"),
     "precision": (None, "fp32", "bf16"),
     "gradient_checkpointing": (False, True),
-    "attention": ("auto",),
+    "attention": ("auto", "sdpa", "flash_attention_2", "flash_attention_3"),
+    "compile": ("none", "blocks"),
+    "kernels": ("none", "liger"),
 }
 LEAST = {
     "ranks": 1,

@@ -20,7 +20,7 @@ from shardline.features import FeatureReader
 from shardline.labels import IGNORED
 from shardline.placeholders import media_types
 from shardline.plan_file import Place, read_plan
-from shardline.row_padding import pad_row, pad_samples
+from shardline.row_padding import cut_tail, pad_row, pad_samples
 from shardline.token_reader import TokenReader
 
 
@@ -39,6 +39,7 @@ class PlanDataset(torch.utils.data.Dataset):
         micro_batch: int = 1,
         accumulation: int | None = None,
         features: Sequence[Path] = (),
+        steady: bool = False,
     ) -> None:
         """Read the plan; shards are opened when their samples are read.
 
@@ -50,6 +51,7 @@ class PlanDataset(torch.utils.data.Dataset):
             accumulation: rows a step and rank; by default as many as the fullest step needs.
             features: manifests of the vision tower's outputs for the plan's datasets; given any,
                 rows have those in place of images, which are not read.
+            steady: rows of fixed length have bounds of a fixed number and one ``max_length_q``.
 
         Raises:
             ConfigError: the fullest step has more packs than ``ranks * accumulation`` rows hold.
@@ -70,6 +72,10 @@ class PlanDataset(torch.utils.data.Dataset):
         self.padded = self.plan.summary["packing"] == "none"
         fixed = self.plan.summary["fixed_shape"]
         self.row_length = micro_batch * self.plan.summary["max_length"] if fixed else None
+        longest = int(self.plan.length.max(initial=1))
+        most = int(np.diff(self.plan.pack_starts).max(initial=1)) * micro_batch
+        tail = -(-(self.row_length or 0) // longest)
+        self.steady = (longest, most + tail) if steady and fixed and not self.padded else None
         shards = self.plan.summary["shards"]
         self.reader = TokenReader(results, shards, pictures=not features)
         self.features = FeatureReader(results, shards, features) if features else None
@@ -89,10 +95,11 @@ class PlanDataset(torch.utils.data.Dataset):
             ``input_ids``, ``labels``, ``mm_token_type_ids`` int64 [1, T] (a sample's first label is
             -100: nothing predicts it); ``position_ids`` int64 [1 + rows, 1, T]: positions in the
             sample, then the family's rows of positions; ``cu_seq_lens_q``, ``cu_seq_lens_k`` int32
-            [samples + 1]; ``max_length_q``, ``max_length_k`` int; ``samples``: their ids; ``step``;
-            ``loss_denominator``: supervised tokens of the whole step, over all ranks. Of each
-            medium: ``images``: uint8 [height, width, 3], the frames of a video one below the other
-            (or in their place ``features``: bfloat16 [visual tokens, width]);
+            [samples + 1]; ``max_length_q``, ``max_length_k`` int; ``samples``: their ids;
+            ``lengths``: their tokens; ``step``; ``loss_denominator``: supervised tokens of the
+            whole step, over all ranks. Of each medium: ``images``: uint8 [height, width, 3], the
+            frames of a video one below the other (or in their place ``features``: bfloat16
+            [visual tokens, width]);
             ``image_grid_thw`` int64 [media, 3]; ``media_types``: 1 for an image, 2 for a video;
             ``intervals``: seconds from frame to frame.
 
@@ -117,11 +124,13 @@ class PlanDataset(torch.utils.data.Dataset):
         row = self._row(places)
         if empty:
             row["labels"].fill_(IGNORED)
-            row["samples"] = []
+            row["samples"], row["lengths"] = [], []
         if self.padded:
             row = pad_samples(row)
         if self.row_length:
             row = pad_row(row, self.row_length)
+        if self.steady:
+            row = cut_tail(row, *self.steady)
         return {**row, "step": step, "loss_denominator": self.plan.supervised_of(step)}
 
     def _row(self, places: Sequence[Place]) -> dict[str, Any]:
@@ -174,6 +183,7 @@ class PlanDataset(torch.utils.data.Dataset):
             "media_types": types,
             "intervals": intervals,
             "samples": names,
+            "lengths": lengths,
         }
 
 

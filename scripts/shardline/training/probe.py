@@ -11,6 +11,7 @@ from shardline.loader import PlanDataset
 from shardline.training import gates
 from shardline.training.inputs import Stage
 from shardline.training.packs import split
+from shardline.training.speed import take_liger
 from shardline.vision_features import DTYPES, VisionTower, take_features
 
 SAMPLES = 4
@@ -42,4 +43,10 @@ def probe(
         f"packing parity of {len(samples)} samples: largest relative difference "
         f"{passed['packing_parity']['max_difference']:.1e}"
     )
+    if stage.hardware.kernels == "liger":
+        passed["kernel_parity"] = gates.kernel_parity(model, family, samples, take_liger)
+        say(
+            "fused kernels: largest relative difference "
+            f"{passed['kernel_parity']['max_difference']:.1e}"
+        )
     return passed

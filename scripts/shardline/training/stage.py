@@ -23,6 +23,7 @@ from shardline.training.probe import probe
 from shardline.training.rows import rows_from
 from shardline.training.schedule import learning_rate_factor
 from shardline.training.signals import StopRequest
+from shardline.training.speed import prepare_speed, speed_up
 from shardline.training.trainer import PlanTrainer, StepTotals
 from shardline.training.tuning import describe, kind, parameter_groups
 from shardline.training.weights import save_weights
@@ -51,6 +52,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
         f"{steps} steps of {summary['global_batch']} in up to {packs} packs = {ranks} rank(s) x "
         f"{accumulation} forward(s) x {micro_batch} pack(s)"
     )
+    prepare_speed(stage.hardware)
     device = prepare(stage, ranks)
     data = PlanDataset(
         stage.results,
@@ -62,12 +64,14 @@ def train(stage: Stage, stop: StopRequest) -> None:
         micro_batch=micro_batch,
         accumulation=accumulation,
         features=stage.features,
+        steady=stage.hardware.compile != "none",
     )
     checked = probe(stage, family, data, device, say) if rank == 0 else {}
     arguments = trainer_arguments(stage, accumulation, steps)
     model = tuned_model(stage, family, device)
     for line in describe(model, family, options["tune"]):
         say(line)
+    speed_up(model, stage.hardware, fixed_length=data.steady is not None)
     before = gates.parameter_digests(model, family)
     counts = _count(model)
     trainer = PlanTrainer(
