@@ -86,8 +86,17 @@ def compile_blocks(model: torch.nn.Module, fixed_length: bool) -> None:
 
     attention.keep_uncompiled()
     torch._dynamo.config.recompile_limit = GRAPHS
+    for name, module in model.named_modules():
+        if name.endswith("language_model"):
+            module.register_forward_pre_hook(_without_media, with_kwargs=True)
     for name, block in blocks(model):
         block.compile(dynamic=not (fixed_length and "language_model" in name))
+
+
+def _without_media(_: Any, given: Any, keywords: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Without what transformers means for the vision tower, whose shapes vary."""
+    media = ("image_", "video_")
+    return given, {key: value for key, value in keywords.items() if not key.startswith(media)}
 
 
 def blocks(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
