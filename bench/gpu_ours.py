@@ -159,7 +159,9 @@ def _arguments(
     ]
 
 
-def compute_features(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def compute_features(
+    _: Mapping[str, Any], folder: Path, settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """Run the programs of the rules over all token shards; seconds and bytes of that."""
     results = folder / "results"
     tokens = results / "tokens/mix/bench/manifest.json"

@@ -10,7 +10,7 @@ import torch
 from shardline.loader import PlanDataset
 from shardline.training import gates
 from shardline.training.inputs import Stage
-from shardline.training.packs import split
+from shardline.training.packs import Row, split
 from shardline.training.speed import take_liger
 from shardline.vision_features import DTYPES, VisionTower, take_features
 
@@ -27,13 +27,13 @@ def probe(
     """The gates on the first samples of the plan, with the bare base."""
     options = stage.options
     model = family.load_model(stage.model, DTYPES[options["precision"]], device)
-    samples = split(data[0], family)[:SAMPLES]
+    samples = _samples(data, family)
     passed = {}
     if stage.features:
         point = options["features"]
         size = {"ranks": data.ranks, "micro_batch": data.micro_batch}
         seen = PlanDataset(stage.results, stage.plan, stage.parquet, family, **size)
-        pictures = split(seen[0], family)[:SAMPLES]
+        pictures = _samples(seen, family)
         tower = VisionTower(model, family, point, options["precision"])
         passed["features"] = gates.features_fit(tower, pictures, samples)
         say(f"features: largest relative difference {passed['features']['max_difference']:.1e}")
@@ -50,3 +50,9 @@ def probe(
             f"{passed['kernel_parity']['max_difference']:.1e}"
         )
     return passed
+
+
+def _samples(data: PlanDataset, family: Any) -> list[Row]:
+    """The first samples of the plan, a row each; what pads a row comes behind them."""
+    row = data[0]
+    return split(row, family)[: min(SAMPLES, len(row["samples"]))]
