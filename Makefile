@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all bench-data bench-tokens lint schemas lock
+.PHONY: help demo test test-all bench-data bench-tokens bench-gpu lint schemas lock
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ bench-data: .venv/.lock ## How fast images are audited and scored and rows conve
 
 bench-tokens: .venv/.lock ## How fast samples are counted, tokenised, planned and loaded; about 7 minutes.
 	@PYTHONPATH=scripts python bench/tokens.py
+
+bench-gpu: .venv/.lock ## How fast Qwen2-VL-2B trains on one GPU, against stock steps; 10 minutes.
+	@PYTHONPATH=scripts python bench/gpu.py $(BENCH)
 
 lint: .venv/.lock ## ruff, snakefmt and snakemake's own lint.
 	@ruff check . && ruff format --check . && snakefmt --check Snakefile rules && snakemake --lint

@@ -7,15 +7,14 @@ gives boundaries gets variable-length attention, exact for every segment:
   of three rows [3, 1, T] and no attention mask, or of one row [1, T] and `no_mask`;
 * vision tower: the keywords of `vision_segments`, not causal.
 
-On CUDA in half precision this is PyTorch's ``varlen_attn``. Elsewhere segments are laid side by
-side as rows of a batch for scaled dot product attention (SDPA). Without boundaries it is plain
+On CUDA in half precision this is a kernel of `shardline.varlen`. Elsewhere segments are laid side
+by side as rows of a batch for scaled dot product attention (SDPA). Without boundaries it is plain
 SDPA, which honours a padding mask and a KV cache: that is what ``generate`` uses.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -25,6 +24,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from shardline import varlen
 
 NAME = "shardline_varlen"
 FILL = 0.75  # causal rows of one batch are at least this full: little waste, few calls
@@ -79,12 +80,12 @@ def packed_attention(
         # Rotary embeddings leave queries and keys in fp32; the kernel is no autocast operation.
         tensors = [tensor.to(torch.get_autocast_dtype("cuda")) for tensor in tensors]
     query, key, value = tensors
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
-        output = _varlen(query, key, value, bounds, longest, scaling, causal)
+    if varlen.fits(query) and not dropout:
+        output = varlen.attend(query, key, value, bounds, longest, scaling, causal)
     else:
         if groups := query.shape[1] // key.shape[1] - 1:
             key, value = (t.repeat_interleave(groups + 1, dim=1) for t in (key, value))
-        output = _in_rows(query, key, value, bounds, scaling, dropout, causal)
+        output = _Rows.attend(query, key, value, bounds, scaling, dropout, causal)
     return output.unsqueeze(0), None
 
 
@@ -110,38 +111,17 @@ def vision_segments(
     sizes = [height * width for time, height, width in grids for _ in range(time)]
     bounds = [0, *itertools.accumulate(sizes)]
     return {
-        # One chunk for the tower's own loop over images; our attention knows the real segments.
-        f"{kind}_cu_seqlens": torch.tensor([0, bounds[-1]], dtype=torch.int32, device=device),
-        f"{kind}_segments": torch.tensor(bounds, dtype=torch.int32, device=device),
+        # One chunk for the tower's own loop over images, which reads it on the host; our attention
+        # knows the real segments.
+        f"{kind}_cu_seqlens": torch.tensor([0, bounds[-1]], dtype=torch.int32),
+        f"{kind}_segments": sent(torch.tensor(bounds, dtype=torch.int32), device),
         f"{kind}_longest_segment": max(sizes),
     }
 
 
-def _varlen(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bounds: torch.Tensor,
-    longest: int,
-    scaling: float | None,
-    causal: bool,
-) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    options: dict[str, Any] = {"scale": scaling}
-    known = inspect.signature(varlen_attn).parameters
-    if "window_size" in known:
-        options["window_size"] = (-1, 0) if causal else (-1, -1)
-    else:
-        options["is_causal"] = causal
-    if query.shape[1] != key.shape[1]:
-        if "enable_gqa" in known:
-            options["enable_gqa"] = True
-        else:
-            groups = query.shape[1] // key.shape[1]
-            key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
-    query, key, value = (t.contiguous() for t in (query, key, value))
-    return varlen_attn(query, key, value, bounds, bounds, longest, longest, **options)
+def sent(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """A small tensor of the host on a device, without waiting for what the device still does."""
+    return tensor.to(device, non_blocking=True)
 
 
 class _Batch(NamedTuple):
@@ -237,6 +217,18 @@ def _in_rows(
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return output if layout.take is None else _Gather.apply(output, layout)
+
+
+class _Rows:
+    """What `packed_attention` calls where no kernel fits."""
+
+    attend = staticmethod(_in_rows)
+
+
+@functools.cache
+def keep_uncompiled() -> None:
+    """Let compiled blocks call attention in rows as it is: each row has a layout of its own."""
+    _Rows.attend = staticmethod(torch.compiler.disable(_in_rows))
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -35,7 +35,12 @@ class Hardware:
     """Synchronous CUDA, a check of every gradient, each step's packs in the log."""
     checkpoint_every: int = 200
     """Steps between two checkpoints."""
-    attention: Literal["auto"] = "auto"
+    attention: Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3"] = "auto"
+    """What packed attention runs on, on a GPU."""
+    compile: Literal["none", "blocks"] = "none"
+    """``blocks``: the layers of language model and vision tower are compiled by torch."""
+    kernels: Literal["none", "liger"] = "none"
+    """``liger``: norms and feed-forwards of the language model are Liger's kernels."""
     vision_patches: int = 16_384
     """Patches of a vision tower's forward, at most, where its outputs are computed once."""
     generation_batch: int = 32
@@ -75,7 +80,9 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "gradient_checkpointing": (False, True),
     "auto_fit": (False, True),
     "debug": (False, True),
-    "attention": ("auto",),
+    "attention": ("auto", "sdpa", "flash_attention_2", "flash_attention_3"),
+    "compile": ("none", "blocks"),
+    "kernels": ("none", "liger"),
 }
 LEAST = {
     "ranks": 1,

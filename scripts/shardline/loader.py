@@ -22,7 +22,7 @@ from shardline.media_kinds import MediaKinds, media_kinds
 from shardline.merging_family import family_of_plan
 from shardline.placeholders import media_types
 from shardline.plan_file import Place, read_plan
-from shardline.row_padding import pad_row, pad_samples
+from shardline.row_padding import cut_tail, pad_row, pad_samples
 from shardline.token_reader import TokenReader
 
 
@@ -42,6 +42,7 @@ class PlanDataset(torch.utils.data.Dataset):
         accumulation: int | None = None,
         features: Sequence[Path] = (),
         complete: bool = False,
+        steady: bool = False,
     ) -> None:
         """Read the plan; shards are opened when their samples are read.
 
@@ -55,6 +56,7 @@ class PlanDataset(torch.utils.data.Dataset):
             features: manifests of the vision tower's outputs for the plan's datasets; given any,
                 rows have those in place of images, which are not read.
             complete: every row has each kind of media that the plan has; see `media_kinds`.
+            steady: rows of fixed length have bounds of a fixed number and one ``max_length_q``.
 
         Raises:
             ConfigError: the fullest step has more packs than ``ranks * accumulation`` rows hold.
@@ -76,8 +78,13 @@ class PlanDataset(torch.utils.data.Dataset):
         self.kinds: MediaKinds | None = media_kinds(self.plan, results) if complete else None
         fixed = self.plan.summary["fixed_shape"]
         self.row_length = micro_batch * self.plan.summary["max_length"] if fixed else None
-        if self.row_length and self.kinds:
-            self.row_length += sum(place.length for place in self.kinds.smallest.values())
+        stand_ins = list(self.kinds.smallest.values()) if self.kinds else []
+        if self.row_length:
+            self.row_length += sum(place.length for place in stand_ins)
+        longest = int(self.plan.length.max(initial=1))
+        most = int(np.diff(self.plan.pack_starts).max(initial=1)) * micro_batch + len(stand_ins)
+        tail = -(-(self.row_length or 0) // longest)
+        self.steady = (longest, most + tail) if steady and fixed and not self.padded else None
         shards = self.plan.summary["shards"]
         self.datasets = [Path(shard["path"]).parts[-3] for shard in shards]
         self.reader = TokenReader(results, shards, pictures=not features)
@@ -99,10 +106,10 @@ class PlanDataset(torch.utils.data.Dataset):
             -100: nothing predicts it); ``position_ids`` int64 [1 + rows, 1, T]: positions in the
             sample, then the family's rows of positions; ``cu_seq_lens_q``, ``cu_seq_lens_k`` int32
             [samples + 1]; ``max_length_q``, ``max_length_k`` int; ``samples``: their ids;
-            ``datasets``: of each sample; ``packs``: places in the plan; ``step``;
-            ``loss_denominator``: supervised tokens of the whole step, over all ranks. Of each
-            medium: ``images``: uint8 [height, width, 3], the frames of a video one below the other
-            (or in their place ``features``: bfloat16 [visual tokens, width]);
+            ``lengths``: their tokens; ``datasets``: of each sample; ``packs``: places in the plan;
+            ``step``; ``loss_denominator``: supervised tokens of the whole step, over all ranks. Of
+            each medium: ``images``: uint8 [height, width, 3], the frames of a video one below the
+            other (or in their place ``features``: bfloat16 [visual tokens, width]);
             ``image_grid_thw`` int64 [media, 3]; ``media_types``: 1 for an image, 2 for a video;
             ``intervals``: seconds from frame to frame.
 
@@ -129,11 +136,14 @@ class PlanDataset(torch.utils.data.Dataset):
             places = [min(somewhere, key=lambda place: place.length)]
         row = self._row(places)
         row["labels"][:, int(row["cu_seq_lens_q"][known]) :] = IGNORED
-        row["samples"], row["datasets"] = row["samples"][:known], row["datasets"][:known]
+        for name in ("samples", "datasets", "lengths"):
+            row[name] = row[name][:known]
         if self.padded:
             row = pad_samples(row)
         if self.row_length:
             row = pad_row(row, self.row_length)
+        if self.steady:
+            row = cut_tail(row, *self.steady)
         return {
             **row,
             "packs": list(mine),
@@ -192,6 +202,7 @@ class PlanDataset(torch.utils.data.Dataset):
             "intervals": intervals,
             "samples": names,
             "datasets": [self.datasets[place.shard] for place in places],
+            "lengths": lengths,
         }
 
 

@@ -81,6 +81,8 @@ def load_qwen(
     model_class = getattr(transformers, f"{name}ForConditionalGeneration")
     model = load_weights(model_class, folder, dtype, **loading)
     model.model.visual.patch_embed.proj.__class__ = _patch_product()
+    for block in model.model.visual.blocks:
+        block.attn.__class__ = _in_one_call(type(block.attn))
     return model.to(device)
 
 
@@ -98,6 +100,41 @@ def _patch_product() -> type[torch.nn.Conv3d]:
             return product[:, :, None, None, None]
 
     return PatchProduct
+
+
+@cache
+def _in_one_call(attention_class: type[torch.nn.Module]) -> type[torch.nn.Module]:
+    """A vision attention that goes over all frames at once where it is told their bounds.
+
+    transformers' own reads the bounds on the host, block by block, which waits for the device and
+    cannot be compiled.
+    """
+    import sys
+
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    rotate = sys.modules[attention_class.__module__].apply_rotary_pos_emb_vision
+
+    class InOneCall(attention_class):
+        def forward(self, hidden_states, cu_seqlens, position_embeddings=None, **kwargs):
+            if kwargs.get("segments") is None:
+                return super().forward(
+                    hidden_states, cu_seqlens, position_embeddings=position_embeddings, **kwargs
+                )
+            parts = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
+            query, key = rotate(*parts[:2], *position_embeddings)
+            attended, _ = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation](
+                self,
+                *(part.transpose(0, 1)[None] for part in (query, key, parts[2])),
+                attention_mask=None,
+                scaling=self.scaling,
+                is_causal=False,
+                segments=kwargs["segments"],
+                longest_segment=kwargs["longest_segment"],
+            )
+            return self.proj(attended.flatten(2)[0])
+
+    return InOneCall
 
 
 def module_of(parameter_name: str) -> str:

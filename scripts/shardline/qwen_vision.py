@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -228,7 +229,7 @@ def _by_kind(
             moved = [media[number].to(device, non_blocking=True) for number in chosen]
             sizes_of = [grids[number] for number in chosen]
             inputs[values] = joined(moved, sizes_of)
-            inputs[sizes] = torch.tensor(sizes_of, dtype=torch.int64, device=device)
+            inputs[sizes] = torch.tensor(sizes_of, dtype=torch.int64).to(device, non_blocking=True)
     return inputs
 
 
@@ -270,10 +271,29 @@ def _normalised(
     """Patches as the tower's rows [n, 3 * 2 * 14 * 14], with the mean taken off, in its spread."""
     import torch
 
-    mean = torch.tensor(IMAGE_MEAN, device=device) * 255.0
-    std = torch.tensor(IMAGE_STD, device=device) * 255.0
+    mean, std = _spread(device)
     deep = max(part.shape[2] for part in patches)
     raw = torch.cat([part.expand(-1, -1, deep, -1) for part in patches])
-    pixels = raw.to(torch.float32).sub_(mean[:, None, None]).div_(std[:, None, None]).to(dtype)
+    pixels = raw.to(torch.float32).sub_(mean).div_(std).to(dtype)
     pixels = pixels.expand(-1, -1, TEMPORAL_PATCH, -1)
     return pixels.reshape(-1, 3 * TEMPORAL_PATCH * PATCH * PATCH)
+
+
+@cache
+def _spread(device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of pixels as bytes, fp32 [3, 1, 1]."""
+    import torch
+
+    mean, std = (torch.tensor(values, device=device) * 255.0 for values in (IMAGE_MEAN, IMAGE_STD))
+    return mean[:, None, None], std[:, None, None]
+
+
+def patch_places(grids: Sequence[Grid]) -> np.ndarray:
+    """Row and column int64 [patches, 2] of each patch in its frame, in the tower's order."""
+    places = []
+    for time, height, width in grids:
+        rows, columns = np.indices((height, width))
+        both = np.stack([rows, columns], axis=-1)
+        blocks = both.reshape(height // MERGE, MERGE, width // MERGE, MERGE, 2)
+        places += [blocks.swapaxes(1, 2).reshape(-1, 2)] * time
+    return np.concatenate(places)

@@ -28,6 +28,28 @@ def pad_row(row: Row, length: int) -> Row:
     return _padded(row, [*lengths, 0], [*lengths, missing]) if missing else row
 
 
+def cut_tail(row: Row, longest: int, segments: int) -> Row:
+    """The row with bounds of a fixed number, for code that is compiled for their shape.
+
+    The last segment is cut into such of at most ``longest`` tokens, and empty ones follow.
+
+    Args:
+        row: its last segment is padding, or not longer.
+        segments: at least as many as that makes.
+    """
+    bounds = row["cu_seq_lens_q"].tolist()
+    cuts = range(bounds[-2] + longest, bounds[-1], longest)
+    bounds = [*bounds[:-1], *cuts, bounds[-1]]
+    bounds += bounds[-1:] * (segments + 1 - len(bounds))
+    bounds = torch.tensor(bounds, dtype=torch.int32)
+    return row | {
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
 def _padded(row: Row, lengths: Sequence[int], wanted: Sequence[int]) -> Row:
     """Each segment made as long as wanted; positions count on from its last, or from 0."""
     padded = {}

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from shardline.attention import vision_segments
+from shardline.attention import sent, vision_segments
 from shardline.features import Features, Medium
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -44,6 +44,10 @@ def vision_keywords(
         types = [1] * len(images) if types is None else types
         for kind, name in enumerate(("image", "video"), start=1):
             if chosen := [grid for grid, this in zip(grids, types, strict=True) if this == kind]:
+                places = sent(torch.from_numpy(family.patch_places(chosen)), device)
+                # Sizes on the host: the tower asks for them, which would wait for the device.
+                sizes = torch.tensor(chosen, dtype=torch.int64)
+                inputs |= {f"{name}_grid_thw": sizes, f"{name}_position_ids": places}
                 inputs |= vision_segments(chosen, device, name)
     return inputs
 

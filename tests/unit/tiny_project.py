@@ -132,8 +132,10 @@ def lock_model(folder: Path) -> Path:
     return lock
 
 
-def build(root: Path, steps: int = 6, batch: int = 6, max_length: int = 300) -> Project:
-    """Model, tokens and plan below ``root``/results."""
+def build(
+    root: Path, steps: int = 6, batch: int = 6, max_length: int = 300, **planning: Any
+) -> Project:
+    """Model, tokens and plan below ``root``/results; ``planning`` updates the plan's options."""
     results = root / "results"
     model = tiny_models.build(results / "raw/models/tiny")
     lock = lock_model(model)
@@ -183,6 +185,7 @@ def build(root: Path, steps: int = 6, batch: int = 6, max_length: int = 300) -> 
         "steps": steps,
         "epochs": None,
         "max_length": max_length,
+        **planning,
     }
     plan_stage.main(
         [

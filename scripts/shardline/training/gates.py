@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from shardline.training.tuning import MODULES, Tune
 
 TOLERANCE = 1e-4  # relative, fp32
 FIT = 0.05  # relative; bfloat16 rounds by 0.002, kernels of other devices add to it
+KERNELS = 1e-3  # relative, fp32; a GPU's kernels may round products of fp32 to tf32
 LAYERS = 2  # blocks a tower of the probe: a leak shows in the first
 
 
@@ -66,6 +67,51 @@ def packing_parity(
             f"packing parity: {place} differs by {worst:.2g} (relative) between a pack of "
             f"{len(samples)} samples and the samples alone; allowed is {tolerance:g}. Samples of a "
             "pack see each other, or their positions are wrong: training would be poisoned"
+        )
+    return {"passed": True, "max_difference": worst, "tolerance": tolerance}
+
+
+def kernel_parity(
+    model: torch.nn.Module,
+    family: Any,
+    samples: Sequence[Row],
+    fuse: Callable[[torch.nn.Module], None],
+    tolerance: float = KERNELS,
+) -> dict[str, Any]:
+    """Compare the loss and each module's gradient of a pack before and after kernels are fused.
+
+    The probe is an fp32 copy of the first blocks of the model, which is left as it is.
+
+    Args:
+        fuse: puts the kernels into a model.
+
+    Returns:
+        As `packing_parity`.
+
+    Raises:
+        GateError: a difference is over the tolerance.
+    """
+    with _first_blocks(model, LAYERS):
+        probe = copy.deepcopy(model).float().eval()
+    probe.requires_grad_(True)
+    results = []
+    for change in (None, fuse):
+        if change:
+            change(probe)
+        probe.zero_grad()
+        loss = token_losses(probe, family, join(samples)).sum()
+        loss.backward()
+        results.append({"loss": loss.detach().flatten(), **_gradients(probe, family)})
+    plain, fused = results
+    changes = {
+        name: ((value - fused[name]).norm() / value.norm().clamp_min(1e-12)).item()
+        for name, value in plain.items()
+    }
+    place, worst = max(changes.items(), key=lambda item: item[1])
+    if not worst <= tolerance:
+        raise GateError(
+            f"fused kernels: {place} differs by {worst:.2g} (relative) from what the plain layers "
+            f"give; allowed is {tolerance:g}. Set kernels: none in the hardware preset"
         )
     return {"passed": True, "max_difference": worst, "tolerance": tolerance}
 

@@ -36,6 +36,7 @@ from shardline.training.refusals import check_media
 from shardline.training.rows import rows_from
 from shardline.training.schedule import learning_rate_factor
 from shardline.training.signals import StopRequest
+from shardline.training.speed import prepare_speed, speed_up
 from shardline.training.trainer import PlanTrainer
 from shardline.training.tuning import kind, parameter_groups
 from shardline.training.tuning_log import describe
@@ -68,6 +69,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
     factor = learning_rate_factor(options["schedule"], steps)
     check_media(options["tune"], summary)
     config = deepspeed_config(stage.hardware, options, *size)
+    prepare_speed(stage.hardware)
     device = prepare(stage, ranks)
 
     def read(accumulation: int, micro_batch: int) -> PlanDataset:
@@ -82,6 +84,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
             accumulation=accumulation,
             features=stage.features,
             complete=config is not None and _all_take_part(options["tune"], zero_stage(config)),
+            steady=stage.hardware.compile != "none",
         )
 
     def set_up(accumulation: int, micro_batch: int) -> TrainingArguments:
@@ -109,6 +112,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
             asked, size = size, fitting.fit(stage, model, family, read, packs, say, work)
             if size != asked:
                 data, arguments = read(*size), set_up(*size)
+        speed_up(model, stage.hardware, fixed_length=data.steady is not None)
         zero = f", ZeRO stage {zero_stage(arguments.deepspeed)}" if arguments.deepspeed else ""
         say(
             f"{steps} steps of {summary['global_batch']} in up to {packs} packs = {ranks} rank(s) "
