@@ -1,8 +1,8 @@
 """What a stage trains on, in which order, in which packs.
 
-Needs: results/tokens/ of every dataset in the stage's mixture.
-Makes: results/plans/<recipe>/<stage>.{parquet,json,rejects.jsonl}; where the recipe holds samples
-out, the same of them as <stage>.validation.*.
+Needs: results/tokens/ of every dataset in the stage's mixture, or that it validates on.
+Makes: results/plans/<recipe>/<stage>.{parquet,json,rejects.jsonl}; where the stage validates on a
+dataset, or the recipe holds samples out, the same of them as <stage>.validation.*.
 """
 
 planning = Tracked("plan_stage", project.plan, "recipe", "stage")
@@ -39,11 +39,11 @@ checkpoint plan_stage:
         """
 
 
-rule plan_validation:
-    """Plan what the recipe holds out of a stage, in packs as it trains."""
+checkpoint plan_validation:
+    """Plan what a stage validates on, or its recipe holds out, in packs as it trains."""
     input:
         upstream.judge_anew,
-        tokens=upstream.tokens,
+        tokens=upstream.validation_tokens,
     output:
         plan="results/plans/{recipe}/{stage}.validation.json",
         parquet="results/plans/{recipe}/{stage}.validation.parquet",

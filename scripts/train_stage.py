@@ -18,10 +18,11 @@ Called by the rule train_stage, once a stage:
         --result results/checkpoints/demo/sft/result.json
 
 in:  the plan, the token shards it names, the folder of the base model; manifests of features,
-     if the options name a point at which they were taken
+     if the options name a point at which they were taken; with the option `validate` the plan to
+     validate on, with `continue_from` the result of the stage whose run is extended
 out: work/<key>/run.json         what is trained
      work/<key>/metrics.jsonl    a line a step; tensorboard/ is a view of it
-     work/<key>/checkpoint-<n>/  the last two; another run of the same key goes on from them
+     work/<key>/checkpoint-<n>/  the newest and the best; a run of the same key goes on from them
      work/<key>/final/           the trained model, or the adapter
      result.json                 losses, gates, names and hashes of the weights; written last
 
@@ -60,6 +61,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--features", type=Path, nargs="*", default=[], help="manifests, one a dataset of the plan"
     )
+    parser.add_argument(
+        "--validation", type=Path, nargs="*", default=[], help="summary of the plan to validate on"
+    )
+    parser.add_argument(
+        "--parent", type=Path, nargs="*", default=[], help="result.json of the run to go on from"
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder of the work folders")
     parser.add_argument("--code", required=True, help="fingerprint of this program's code")
     parser.add_argument("--hardware", type=Path, required=True, help="hardware preset (YAML)")
@@ -71,9 +78,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError(f"method: {options['method']!r} is not one of {', '.join(METHODS)}")
     if bool(options.get("features")) != bool(arguments.features):
         raise ConfigError("--features: manifests go with the option `features`, their point")
+    for key, files in (("validate", arguments.validation), ("continue_from", arguments.parent)):
+        if bool(options.get(key)) != bool(files):
+            raise ConfigError(f"the option `{key}` goes with its file, and the file with it")
     hardware = load_hardware(arguments.hardware)
     key = work_key(
-        options, arguments.plan, arguments.model_manifest, arguments.code, arguments.features
+        options,
+        arguments.plan,
+        arguments.model_manifest,
+        arguments.code,
+        arguments.features,
+        arguments.validation,
+        arguments.parent,
     )
     work = arguments.work / key
 
@@ -93,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 model=arguments.model,
                 model_manifest=arguments.model_manifest,
                 features=arguments.features,
+                validation=next(iter(arguments.validation), None),
+                parent=next(iter(arguments.parent), None),
                 work=work,
                 code=arguments.code,
                 hardware=hardware,

@@ -30,6 +30,8 @@ class Hardware:
     """Path of a DeepSpeed JSON."""
     checkpoint_every: int = 200
     """Steps between two checkpoints."""
+    keep_checkpoints: int | Literal["all"] = 2
+    """The newest so many are kept; one with the best validation loss always is."""
     attention: Literal["auto"] = "auto"
     vision_patches: int = 16_384
     """Patches of a vision tower's forward, at most, where its outputs are computed once."""
@@ -89,6 +91,9 @@ def _problem(key: str, value: Any) -> str:
     elif key in LEAST:
         if type(value) is not int or value < LEAST[key]:
             return f"a whole number, at least {LEAST[key]}"
+    elif key == "keep_checkpoints":
+        if value != "all" and (type(value) is not int or value < 1):
+            return "a whole number, at least 1, or all"
     elif not (isinstance(value, str) or (key == "deepspeed" and value is None)):
         return "a text" + (" or null" if key == "deepspeed" else "")
     return ""

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from shardline.files import file_entry, read_json, sha256_file, sync_folder, write_json
 
@@ -62,10 +62,30 @@ def newest(work: Path, most: int) -> tuple[int, Path] | None:
     return None
 
 
-def prune(work: Path, keep: int = 2) -> None:
-    """Remove all but the newest ``keep`` checkpoints."""
-    for _, folder in sorted(_folders(work), reverse=True)[keep:]:
-        _remove(folder)
+def prune(
+    work: Path, keep: int | Literal["all"] = 2, every: int = 1, best: int | None = None
+) -> None:
+    """Remove checkpoints, so that which are left does not depend on where a run was interrupted.
+
+    Left are the best step, and the newest ``keep`` of the newest one and those of the steps that
+    ``every`` divides.
+    """
+    found = dict(sorted(_folders(work), reverse=True))
+    newest = max(found, default=None)
+    regular = [step for step in found if step == newest or step % every == 0]
+    kept = {best, *regular[: None if keep == "all" else keep]}
+    for step in found.keys() - kept:
+        _remove(found[step])
+
+
+def kept(work: Path, file: str) -> list[dict[str, Any]]:
+    """``{"step", "sha256"}`` of each whole checkpoint that has ``file``, whose hash it is."""
+    entries = []
+    for step, folder in sorted(_folders(work)):
+        if (folder / COMPLETE).is_file():
+            hashes = {one["name"]: one["sha256"] for one in read_json(folder / COMPLETE)["files"]}
+            entries += [{"step": step, "sha256": hashes[file]}] if file in hashes else []
+    return entries
 
 
 def step_of(folder: Path) -> int:

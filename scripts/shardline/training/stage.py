@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from shardline.hardware import forwards
 from shardline.loader import PlanDataset
 from shardline.training import checkpoints, gates, outcome
 from shardline.training.arguments import prepare, trainer_arguments
+from shardline.training.continued import parent_checkpoint, record
 from shardline.training.inputs import Stage
 from shardline.training.journal import Journal, read_journal
 from shardline.training.launch import own_rank
@@ -25,7 +27,8 @@ from shardline.training.schedule import learning_rate_factor
 from shardline.training.signals import StopRequest
 from shardline.training.trainer import PlanTrainer, StepTotals
 from shardline.training.tuning import describe, kind, parameter_groups
-from shardline.training.weights import save_weights
+from shardline.training.validation import LOSS, Losses, Validation, facts, reason_to_stop
+from shardline.training.weights import save_weights, take_trained
 from shardline.versions import package_versions
 from shardline.vision_features import DTYPES
 
@@ -63,11 +66,15 @@ def train(stage: Stage, stop: StopRequest) -> None:
         accumulation=accumulation,
         features=stage.features,
     )
+    parent = parent_checkpoint(stage)
     checked = probe(stage, family, data, device, say) if rank == 0 else {}
     arguments = trainer_arguments(stage, accumulation, steps)
     model = tuned_model(stage, family, device)
     for line in describe(model, family, options["tune"]):
         say(line)
+    if parent:
+        say(f"continues {stage.options['continue_from']['stage']} from {parent}")
+        take_trained(model, parent)
     before = gates.parameter_digests(model, family)
     counts = _count(model)
     trainer = PlanTrainer(
@@ -82,8 +89,12 @@ def train(stage: Stage, stop: StopRequest) -> None:
         stop=stop,
         say=say,
     )
-    done = _go(stage, trainer, summary, rank, say)
-    if done < steps:
+    trainer.keep_checkpoints = stage.hardware.keep_checkpoints
+    trainer.parent = parent
+    if stage.validation:
+        trainer.validation = Validation(stage, family)
+    done = _go(stage, trainer, parent, summary, rank, say)
+    if done < steps and not trainer.ended:
         raise Interrupted(f"{stop()}: saved at step {done} of {steps} in {stage.work}")
     after = gates.parameter_digests(trainer.model, family)
     audit = gates.freeze_audit(before, after, options["tune"])
@@ -93,7 +104,8 @@ def train(stage: Stage, stop: StopRequest) -> None:
         outcome.discard(unfinished)
         with naming_full_disk(unfinished):
             save_weights(trainer.model, state, unfinished, DTYPES[options["precision"]])
-        losses = [line["metrics"]["loss"] for line in read_journal(stage.work)]
+        metrics = [line["metrics"] for line in read_journal(stage.work)]
+        losses = [found["loss"] for found in metrics if "loss" in found]
         outcome.finish(
             stage.work,
             {
@@ -110,6 +122,9 @@ def train(stage: Stage, stop: StopRequest) -> None:
                 "plan_sha256": sha256_file(stage.plan),
                 "model_sha256": sha256_file(stage.model_manifest),
                 **_features(stage),
+                **_validated(trainer),
+                **record(stage, parent),
+                "checkpoints": checkpoints.kept(stage.work, outcome.TRAINED),
                 "versions": package_versions(*PACKAGES),
             },
         )
@@ -119,24 +134,30 @@ def train(stage: Stage, stop: StopRequest) -> None:
 def _go(
     stage: Stage,
     trainer: PlanTrainer,
+    parent: Path | None,
     summary: Mapping[str, Any],
     rank: int,
     say: Callable[[str], None],
 ) -> int:
     """Train from the newest checkpoint or from the start; the steps that are done then."""
     # DeepSpeed loads a checkpoint only to train on: its last one, of no use then, is done again.
-    most = summary["steps"] - (1 if stage.hardware.deepspeed else 0)
-    found = [checkpoints.newest(stage.work, most) if rank == 0 else None]
+    over = 1 if stage.hardware.deepspeed else 0
+    found = [_newest(stage, summary["steps"], over) if rank == 0 else None]
     if trainer.args.world_size > 1:
         torch.distributed.broadcast_object_list(found)
     step, folder = found[0] or (0, None)
+    validation, again = trainer.validation, None
+    if validation and folder:
+        validation.losses = _losses(folder)
+        trainer.ended = validation.reason_to_stop()
+        again = LOSS if validation.due(step) else None
     if folder:
         say(f"resuming at step {step} of {summary['steps']}")
     if rank == 0:
-        write_json(stage.work / "run.json", _record(stage, summary))
-        trainer.journal = Journal(stage.work, step)
+        write_json(stage.work / "run.json", {**_record(stage, summary), **record(stage, parent)})
+        trainer.journal = Journal(stage.work, step, again)
     try:
-        if step == summary["steps"]:
+        if step == summary["steps"] or trainer.ended:
             trainer.restore(folder)
         elif not trainer.stop_anywhere():
             trainer.train(resume_from_checkpoint=str(folder) if folder else None)
@@ -145,6 +166,33 @@ def _go(
         if trainer.journal:
             trainer.journal.close()
     return step
+
+
+def _newest(stage: Stage, steps: int, over: int) -> tuple[int, Path] | None:
+    """The checkpoint to go on from: of a training that is over, ``over`` steps before its end."""
+    found = checkpoints.newest(stage.work, steps - over)
+    if over and found and stage.validation:
+        early_stop = stage.options["validate"].get("early_stop")
+        if reason_to_stop(_losses(found[1]), early_stop):
+            return checkpoints.newest(stage.work, found[0] - over)
+    return found
+
+
+def _losses(checkpoint: Path) -> Losses:
+    """The validation losses up to a checkpoint."""
+    return dict(read_json(checkpoint / checkpoints.COMPLETE)["validations"])
+
+
+def _validated(trainer: PlanTrainer) -> dict[str, Any]:
+    """What the result says of validation, if the stage validates."""
+    if not trainer.validation:
+        return {}
+    best = trainer.validation.best()
+    return {
+        "best": best and {"step": best.step, "validation_loss": best.loss},
+        "validations": len(trainer.validation.losses),
+        "stopped_early": trainer.ended or None,
+    }
 
 
 def _totals(data: PlanDataset) -> list[StepTotals]:
@@ -178,6 +226,7 @@ def _record(stage: Stage, summary: Mapping[str, Any]) -> dict[str, Any]:
         "key": stage.work.name,
         "options": stage.options,
         "plan": summary,
+        **({"validation": facts(stage.validation)} if stage.validation else {}),
         "base": sha256_file(stage.model_manifest),
         "code": stage.code,
     }

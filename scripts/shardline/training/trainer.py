@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -23,10 +23,13 @@ from transformers.trainer_callback import PrinterCallback
 from shardline.errors import GateError
 from shardline.files import naming_full_disk
 from shardline.training import checkpoints
+from shardline.training.continued import take_optimizer
 from shardline.training.journal import Journal
+from shardline.training.outcome import TRAINED
 from shardline.training.packs import Row, token_losses
+from shardline.training.validation import LOSS, Validation
+from shardline.training.weights import take_trained
 
-TRAINED = "trained.safetensors"
 SPEAK_EVERY = 5.0  # seconds between two lines of the log
 
 
@@ -74,6 +77,10 @@ class PlanTrainer(Trainer):
         self.say = say
         self._stop = stop
         self.journal: Journal | None = None
+        self.validation: Validation | None = None
+        self.parent: Path | None = None
+        self.keep_checkpoints: int | Literal["all"] = 2
+        self.ended = ""
         self._rows = rows
         self._groups = groups
         self._optimizer_options = optimizer_options
@@ -150,7 +157,10 @@ class PlanTrainer(Trainer):
         if resume_from_checkpoint:
             self._first_step = checkpoints.step_of(Path(resume_from_checkpoint))
         self._samples = sum(step.samples for step in self.totals[: self._first_step])
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+        except Ended:
+            return None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what is trained; DeepSpeed's own checkpoint has it already."""
@@ -180,17 +190,7 @@ class PlanTrainer(Trainer):
         Raises:
             GateError: the checkpoint is of other parameters than those trained now.
         """
-        tensors = load_file(checkpoint / TRAINED)
-        trained = {
-            name: parameter
-            for name, parameter in self.model.named_parameters()
-            if parameter.requires_grad
-        }
-        if tensors.keys() != trained.keys():
-            raise GateError(f"{checkpoint}: its parameters are not those that are trained now")
-        with torch.no_grad():
-            for name, parameter in trained.items():
-                parameter.copy_(tensors[name])
+        take_trained(self.model, checkpoint)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Journal the step that has just ended."""
@@ -230,6 +230,30 @@ class PlanTrainer(Trainer):
             f"{tokens / passed:,.0f} tokens/s  left {left}"
         )
 
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Validate the step that has just ended; a new best one is saved, a fruitless one the last.
+
+        A request to stop ends the validation, too; the resumed run begins with it then.
+        """
+        self.control.should_evaluate = False
+        step, last = self.state.global_step, self.state.global_step == self.args.max_steps
+        stop = (lambda: False) if last else self.stop_anywhere
+        found = self.validation.run(self.model_wrapped, step, stop)
+        if found is None:
+            self.control.should_save = self.control.should_training_stop = True
+            return {}
+        if self.journal:
+            self.journal.add(step, found)
+        best, self.ended = self.validation.best(), self.validation.reason_to_stop()
+        said = f"lowest {best.loss:.4f} at step {best.step}"
+        self.say(f"step {step}/{self.args.max_steps}  validation loss {found[LOSS]:.4f}  {said}")
+        if self.ended:
+            self.say(f"step {step}: training ends here: {self.ended}")
+            self.control.should_training_stop = True
+        self.control.should_save |= bool(self.ended) or best.step == step
+        self._started = time.monotonic()
+        return found
+
     def stop_anywhere(self) -> bool:
         """Whether any rank was asked to stop: all must leave the loop at the same step."""
         asked = bool(self._stop())
@@ -256,6 +280,10 @@ class PlanTrainer(Trainer):
         }
 
 
+class Ended(Exception):
+    """Nothing is trained: the validation that a resumed training begins with ended it."""
+
+
 class _Steps(TrainerCallback):
     """What happens at fixed places of the Trainer's loop."""
 
@@ -263,19 +291,35 @@ class _Steps(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.trainer.begin()
+        trainer = self.trainer
+        if trainer.parent and not state.global_step:
+            take_optimizer(trainer.optimizer, trainer.parent)
+        if trainer.validation and trainer.validation.due(state.global_step):
+            trainer.evaluate()
+            if control.should_training_stop:
+                raise Ended
+        trainer.begin()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.note_rates()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.trainer.stop_anywhere():
+        validation, last = self.trainer.validation, state.global_step == args.max_steps
+        stop = self.trainer.stop_anywhere()
+        if stop:
             control.should_save = control.should_training_stop = True
+        if validation and validation.due(state.global_step):
+            control.should_evaluate = last or not stop
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if args.world_size > 1:
             torch.distributed.barrier()
         if args.should_save:
-            work = Path(args.output_dir)
-            checkpoints.seal(work / f"checkpoint-{state.global_step}", step=state.global_step)
-            checkpoints.prune(work)
+            work, facts, best = Path(args.output_dir), {"step": state.global_step}, None
+            if validation := self.trainer.validation:
+                losses = validation.losses
+                facts["validations"] = [[step, loss] for step, loss in losses.items()]
+                best = validation.best()
+            checkpoints.seal(work / f"checkpoint-{state.global_step}", **facts)
+            best_step = best.step if best else None
+            checkpoints.prune(work, self.trainer.keep_checkpoints, args.save_steps, best_step)

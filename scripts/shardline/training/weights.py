@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from shardline.errors import GateError
 from shardline.files import write_json
-from shardline.training.outcome import EXTRA
+from shardline.training.outcome import EXTRA, TRAINED
 from shardline.training.tuning import base_name, is_adapter
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -48,6 +49,23 @@ def save_weights(
     tuned = {base_name(name): value for name, value in state.items() if base_name(name) in trained}
     if tuned:
         save_file(_cast(tuned, dtype), folder / EXTRA, metadata={"format": "pt"})
+
+
+def take_trained(model: torch.nn.Module, checkpoint: Path) -> None:
+    """Put what a checkpoint has trained into a model.
+
+    Raises:
+        GateError: the checkpoint is of other parameters than those trained in the model.
+    """
+    tensors = load_file(checkpoint / TRAINED)
+    trained = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
+    if tensors.keys() != trained.keys():
+        raise GateError(f"{checkpoint}: its parameters are not those that are trained now")
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(tensors[name])
 
 
 def _cast(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -1,0 +1,1 @@
+"""Validation, the checkpoints that it chooses, early stop, and exports of a checkpoint."""
