@@ -55,10 +55,9 @@ def export_adapter(
     growing.mkdir()
     if checkpoint:
         write_adapter(checkpoint, final, growing)
-    else:
-        for file in (WEIGHTS, CONFIG):
-            shutil.copyfile(final / file, growing / file)
-    tensors = check_tensors(growing / WEIGHTS)
+    tensors = check_tensors((growing if checkpoint else final) / WEIGHTS)
+    for file in () if checkpoint else (WEIGHTS, CONFIG):
+        shutil.copyfile(final / file, growing / file)
     install(growing, folder)
     write_json(
         manifest,

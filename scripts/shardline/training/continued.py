@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +51,10 @@ def take_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
     """Put the state that a checkpoint's optimiser has into another of the same parameters.
 
     Learning rates, weight decays and all other settings stay those of ``optimizer``.
-
-    Raises:
-        DataError: the two do not have the same parameters.
     """
     saved = torch.load(checkpoint / OPTIMIZER, map_location="cpu", weights_only=True)
     own = optimizer.state_dict()["param_groups"]
-    theirs = _shape(saved["param_groups"])
-    if theirs != _shape(own):
-        raise DataError(
-            f"{checkpoint / OPTIMIZER}: its groups of parameters are {theirs}, this stage's are "
-            f"{_shape(own)}"
-        )
     optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
-
-
-def _shape(groups: list[Mapping[str, Any]]) -> dict[str, int]:
-    return {group["name"]: len(group["params"]) for group in groups}
 
 
 def record(stage: Stage, checkpoint: Path | None) -> dict[str, Any]:
