@@ -122,7 +122,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
                 "plan_sha256": sha256_file(stage.plan),
                 "model_sha256": sha256_file(stage.model_manifest),
                 **_features(stage),
-                **_validated(trainer),
+                **_validated(stage, trainer),
                 **record(stage, parent),
                 "checkpoints": checkpoints.kept(stage.work, outcome.TRAINED),
                 "versions": package_versions(*PACKAGES),
@@ -183,14 +183,14 @@ def _losses(checkpoint: Path) -> Losses:
     return dict(read_json(checkpoint / checkpoints.COMPLETE)["validations"])
 
 
-def _validated(trainer: PlanTrainer) -> dict[str, Any]:
+def _validated(stage: Stage, trainer: PlanTrainer) -> dict[str, Any]:
     """What the result says of validation, if the stage validates."""
     if not trainer.validation:
         return {}
     best = trainer.validation.best()
     return {
+        "validation": {"every": stage.options["validate"]["every"], **facts(stage.validation)},
         "best": best and {"step": best.step, "validation_loss": best.loss},
-        "validations": len(trainer.validation.losses),
         "stopped_early": trainer.ended or None,
     }
 

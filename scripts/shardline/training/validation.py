@@ -166,8 +166,10 @@ def _by_dataset(row: Row) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def facts(plan: Path) -> dict[str, Any]:
-    """What a run's record says of the plan it validates on."""
+    """What a run's record and result say of the plan it validates on."""
     summary = read_json(plan)
-    names = ("samples", "supervised_tokens", "part", "parquet_sha256")
-    datasets = sorted({Path(shard["path"]).parts[1] for shard in summary["shards"]})
-    return {"datasets": datasets, **{name: summary[name] for name in names}}
+    return {
+        "datasets": sorted({Path(shard["path"]).parts[1] for shard in summary["shards"]}),
+        "held_out": bool(summary["split"]),
+        **{name: summary[name] for name in ("samples", "supervised_tokens", "parquet_sha256")},
+    }
