@@ -119,7 +119,8 @@ def test_a_score_on_items_that_chose_the_checkpoint_is_marked(results: Path) -> 
         "0.5120, at step 100. The training ended early, at step 150: it was in vain. The exported "
         "model is that of step 100." in text
     )
-    assert "adapt selected on test 8" in text and "sft selected" not in text
+    accuracy = f"{100 * scores['adapt']['accuracy']:.1f} %"
+    assert f"adapt selected on test {accuracy}" in text and "sft selected" not in text
     assert "adapt is selected on test: it, or a model that it was trained from, was chosen" in text
     assert page.count("<title>validation loss</title>") == 1
     assert "| adapt (selected on test) |" in card

@@ -56,7 +56,7 @@ def test_a_validation_that_comes_again_is_cut_from_the_journal(tmp_path: Path) -
     Journal(tmp_path, 2).close()
     assert len(list(read_journal(tmp_path))) == 4
     Journal(tmp_path, 2, again="validation/loss").close()
-    assert [list(line["metrics"])[0] for line in read_journal(tmp_path)] == [
+    assert [next(iter(line["metrics"])) for line in read_journal(tmp_path)] == [
         *("loss", "validation/loss", "loss")
     ]
 
