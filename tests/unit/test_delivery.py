@@ -91,10 +91,10 @@ def test_validation_what_it_chose_and_the_run_that_is_extended(tree: ResultsTree
     run["continues"] = {"stage": "sft", "key": "sft0000", "step": 40}
     write_json(folder / "run.json", run)
     journal = folder / "metrics.jsonl"
-    rows = journal_rows(40, 4e-3, 1.7e9)
+    rows = journal_rows(40, 4e-3, 1.8e9)
     for number, step in enumerate((10, 20)):
         metrics = {"validation/loss": 0.5 - 0.1 * number}
-        rows.insert(step + number, {"step": step, "time": 1.7e9 + step, "metrics": metrics})
+        rows.insert(step + number, {"step": step, "time": 1.8e9 + step, "metrics": metrics})
     for end in (23, 12, len(rows)):
         journal.write_text("".join(canonical_json(row) + "\n" for row in rows[:end]))
         deliver(tree, uri)
