@@ -33,6 +33,7 @@ checkpoint train_stage:
         code=training.code_hash,
         model=lambda wildcards, input: paths.model_of_lock(input.model),
         parquet=lambda wildcards, input: input.plan.replace(".json", ".parquet"),
+        steps=upstream.named_steps,
         hardware=lambda wildcards, resources: resources.get("hardware", "cpu"),
     message:
         "train {wildcards.recipe} {wildcards.stage}"
@@ -48,6 +49,7 @@ checkpoint train_stage:
             --features {input.features:q} \
             --validation {input.validation:q} \
             --parent {input.parent:q} \
+            --keep-steps {params.steps} \
             --work results/checkpoints/{wildcards.recipe:q}/{wildcards.stage:q}/work \
             --code {params.code:q} \
             --hardware config/hardware/{params.hardware:q}.yaml \

@@ -67,6 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--parent", type=Path, nargs="*", default=[], help="result.json of the run to go on from"
     )
+    parser.add_argument(
+        "--keep-steps", type=int, nargs="*", default=[], help="steps whose checkpoints are kept"
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder of the work folders")
     parser.add_argument("--code", required=True, help="fingerprint of this program's code")
     parser.add_argument("--hardware", type=Path, required=True, help="hardware preset (YAML)")
@@ -111,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 features=arguments.features,
                 validation=next(iter(arguments.validation), None),
                 parent=next(iter(arguments.parent), None),
+                named_steps=arguments.keep_steps,
                 work=work,
                 code=arguments.code,
                 hardware=hardware,

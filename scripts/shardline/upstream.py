@@ -173,6 +173,12 @@ class Upstream:
         """The result of the stage whose run a stage extends; none if it extends none."""
         return self._project.parent_of(wildcards.recipe, wildcards.stage)
 
+    def named_steps(self, wildcards, input):
+        """Steps of a stage that the recipe names. Taking ``input`` keeps them from being tracked:
+        a training is the same whichever of its checkpoints are kept.
+        """
+        return self._project.named_steps(wildcards.recipe, wildcards.stage)
+
     def features_model(self, wildcards):
         """Lock of the model whose vision tower features are of."""
         return paths.model_lock(self._project.model_of["features", wildcards.features])

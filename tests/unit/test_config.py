@@ -229,6 +229,7 @@ def test_a_stage_that_extends_another_has_its_model_tuning_and_optimiser():
     for key in ("tune", "optimizer", "precision"):
         assert more[key] == first[key], key
     assert project.parent_of("mine", "more") == ["results/checkpoints/mine/sft/result.json"]
+    assert project.named_steps("mine", "sft") == [4] and not project.named_steps("mine", "more")
     assert project.initial_model("mine", "more") == project.initial_model("mine", "sft")
     slower = {**EXTENDS, "tune": {"llm": {"full": True, "lr": 0.001}}}
     assert (

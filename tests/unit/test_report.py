@@ -121,10 +121,10 @@ def test_a_score_on_items_that_chose_the_checkpoint_is_marked(results: Path) -> 
     )
     accuracy = f"{100 * scores['adapt']['accuracy']:.1f} %"
     assert f"adapt selected on test {accuracy}" in text and "sft selected" not in text
-    assert "adapt is selected on test: it, or a model that it was trained from, was chosen" in text
+    assert "adapt was selected on test: it, or a model that it was trained from, was chosen" in text
     assert page.count("<title>validation loss</title>") == 1
     assert "| adapt (selected on test) |" in card
-    assert f"This model is selected on test on {BENCHMARK}" in card
+    assert f"On {BENCHMARK} this model was selected on test: it" in card
     front = yaml.safe_load(card.split("---")[1])
     assert front["model-index"][0]["results"][0]["metrics"][0]["name"].endswith("selected on test")
 

@@ -336,6 +336,16 @@ class Project:
         continued = self.stage(recipe, stage).continue_from
         return [paths.result(recipe, continued.stage)] if continued else []
 
+    def named_steps(self, recipe: str, stage: str) -> list[int]:
+        """Steps of a stage from which the recipe exports or goes on."""
+        kind, _, step = self.stage(recipe, stage).export_from.partition(":")
+        found = {int(step)} if kind == "step" else set()
+        for one in self.config.recipes[recipe].stages:
+            continued = one.continue_from
+            if continued and continued.stage == stage and continued.step != "last":
+                found.add(continued.step)
+        return sorted(found)
+
     def _add_model(self, source: str, recipe: Recipe, where: str) -> str:
         if source.startswith("init:"):
             return self._add_built_model(source.removeprefix("init:"), recipe, where)

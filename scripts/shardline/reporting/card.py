@@ -172,7 +172,7 @@ def limitations(options: Json, summary: Json) -> list[str]:
             f"{count(score['wrong_format'])} of them without a readable point."
         )
         if score["selected_on_test"]:
-            lines.append(f"This model is {SELECTED} on {benchmark}: {SELECTED_MEANS}")
+            lines.append(f"On {benchmark} this model was {SELECTED}: {SELECTED_MEANS}")
         if score["n"] < FEW_ITEMS:
             lines.append(f"{benchmark} has only {count(score['n'])} items: mind the interval.")
         if summary["improvement"].get(benchmark, {}).get("intervals_touch"):

@@ -7,7 +7,7 @@ from shardline.reporting.numbers import count, plural
 
 SELECTED = "selected on test"
 SELECTED_MEANS = (
-    "it, or a model that it was trained from, was chosen by the loss on items of this benchmark, "
+    "it, or a model that it was trained from, was chosen by its loss on items of this benchmark, "
     "so that the score is likely too high for new ones."
 )
 

@@ -156,7 +156,7 @@ def headlines(summary: Json) -> list[Json]:
                 f" {before} misses, and misses {count(gain['lost'])} that {before} hits."
             )
         if selected := [model for model in shown if models[model]["selected_on_test"]]:
-            sentence += f" {selected[-1]} is {SELECTED}: {SELECTED_MEANS}"
+            sentence += f" {selected[-1]} was {SELECTED}: {SELECTED_MEANS}"
         result.append({"benchmark": benchmark, "figures": figures, "sentence": sentence})
     return result
 

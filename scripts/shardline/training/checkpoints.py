@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,17 +64,17 @@ def newest(work: Path, most: int) -> tuple[int, Path] | None:
 
 
 def prune(
-    work: Path, keep: int | Literal["all"] = 2, every: int = 1, best: int | None = None
+    work: Path, keep: int | Literal["all"] = 2, every: int = 1, named: Collection[int] = ()
 ) -> None:
     """Remove checkpoints, so that which are left does not depend on where a run was interrupted.
 
-    Left are the best step, and the newest ``keep`` of the newest one and those of the steps that
+    Left are those ``named``, and the newest ``keep`` of the newest one and those of the steps that
     ``every`` divides.
     """
     found = dict(sorted(_folders(work), reverse=True))
     newest = max(found, default=None)
     regular = [step for step in found if step == newest or step % every == 0]
-    kept = {best, *regular[: None if keep == "all" else keep]}
+    kept = {*named, *regular[: None if keep == "all" else keep]}
     for step in found.keys() - kept:
         _remove(found[step])
 

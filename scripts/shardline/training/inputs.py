@@ -30,3 +30,5 @@ class Stage:
     """Summary of the plan to validate on, where ``options`` has ``validate``."""
     parent: Path | None = None
     """Result of the stage whose run is extended, where ``options`` has ``continue_from``."""
+    named_steps: Sequence[int] = ()
+    """Steps whose checkpoints are written and kept, whatever the preset says."""

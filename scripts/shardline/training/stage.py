@@ -90,6 +90,7 @@ def train(stage: Stage, stop: StopRequest) -> None:
         say=say,
     )
     trainer.keep_checkpoints = stage.hardware.keep_checkpoints
+    trainer.named_steps = stage.named_steps
     trainer.parent = parent
     if stage.validation:
         trainer.validation = Validation(stage, family)

@@ -9,7 +9,7 @@ a step.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -80,6 +80,7 @@ class PlanTrainer(Trainer):
         self.validation: Validation | None = None
         self.parent: Path | None = None
         self.keep_checkpoints: int | Literal["all"] = 2
+        self.named_steps: Collection[int] = ()
         self.ended = ""
         self._rows = rows
         self._groups = groups
@@ -310,16 +311,16 @@ class _Steps(TrainerCallback):
             control.should_save = control.should_training_stop = True
         if validation and validation.due(state.global_step):
             control.should_evaluate = last or not stop
+        control.should_save |= state.global_step in self.trainer.named_steps
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if args.world_size > 1:
             torch.distributed.barrier()
         if args.should_save:
-            work, facts, best = Path(args.output_dir), {"step": state.global_step}, None
+            work, facts = Path(args.output_dir), {"step": state.global_step}
+            named = set(self.trainer.named_steps)
             if validation := self.trainer.validation:
-                losses = validation.losses
-                facts["validations"] = [[step, loss] for step, loss in losses.items()]
-                best = validation.best()
+                facts["validations"] = [[step, loss] for step, loss in validation.losses.items()]
+                named |= {best.step} if (best := validation.best()) else set()
             checkpoints.seal(work / f"checkpoint-{state.global_step}", **facts)
-            best_step = best.step if best else None
-            checkpoints.prune(work, self.trainer.keep_checkpoints, args.save_steps, best_step)
+            checkpoints.prune(work, self.trainer.keep_checkpoints, args.save_steps, named)
