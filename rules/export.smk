@@ -1,6 +1,6 @@
 """Trained weights to models that others can load.
 
-Needs: results/checkpoints/<recipe>/<stage>/result.json and its weights.
+Needs: results/checkpoints/<recipe>/<stage>/result.json and its weights, or one of its checkpoints.
 Makes: results/models/<recipe>/<stage>/{merged,adapter}/ and a manifest beside each folder.
 """
 
@@ -57,12 +57,14 @@ rule export_adapter:
         "results/logs/export_adapter/{recipe}/{stage}.log",
     params:
         *exporting_adapters.params,
+        options=exporting_adapters.options,
         folder=lambda wildcards, output: paths.model_of_lock(output.manifest),
     message:
         "export adapter of {wildcards.recipe} {wildcards.stage}"
     shell:
         r"""
         python scripts/export_adapter.py \
+            --options {params.options:q} \
             --result {input.result:q} \
             --folder {params.folder:q} \
             --manifest {output.manifest:q} \

@@ -1,9 +1,9 @@
 """What a stage trains on, in which order, in which packs.
 
-Needs: results/tokens/ of every dataset in the stage's mixture; for a stage that merges tokens, a model
-with its vision tower.
-Makes: results/plans/<recipe>/<stage>.{parquet,json,rejects.jsonl}; where the recipe holds samples
-out, the same of them as <stage>.validation.*.
+Needs: results/tokens/ of every dataset in the stage's mixture, or that it validates on; for a stage that
+merges tokens, a model with its vision tower.
+Makes: results/plans/<recipe>/<stage>.{parquet,json,rejects.jsonl}; where the stage validates on a
+dataset, or the recipe holds samples out, the same of them as <stage>.validation.*.
 """
 
 planning = Tracked("plan_stage", project.plan, "recipe", "stage")
@@ -43,11 +43,11 @@ checkpoint plan_stage:
         """
 
 
-rule plan_validation:
-    """Plan what the recipe holds out of a stage, in packs as it trains."""
+checkpoint plan_validation:
+    """Plan what a stage validates on, or its recipe holds out, in packs as it trains."""
     input:
         upstream.judge_anew,
-        tokens=upstream.tokens,
+        tokens=upstream.validation_tokens,
         model=upstream.merging_model,
     output:
         plan="results/plans/{recipe}/{stage}.validation.json",

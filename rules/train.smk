@@ -1,7 +1,8 @@
 """One training stage.
 
-Needs: its plan, the token shards behind it, the model it starts from, and with `cache_features` the
-features of its datasets.
+Needs: its plan, the token shards behind it, the model it starts from; with `cache_features` the
+features of its datasets, with `validate` the plan of what it validates on, with `continue_from` the
+result of the stage whose run it extends.
 Makes: results/checkpoints/<recipe>/<stage>/result.json. Snakemake deletes declared outputs before
 a run, so the work folder beside it (work/<key>/) is not declared: it survives, and a training that
 was killed goes on from its last whole checkpoint.
@@ -17,6 +18,8 @@ checkpoint train_stage:
         plan="results/plans/{recipe}/{stage}.json",
         model=upstream.initial_model,
         features=upstream.features,
+        validation=upstream.validation,
+        parent=upstream.parent,
     output:
         result="results/checkpoints/{recipe}/{stage}/result.json",
     log:
@@ -30,6 +33,7 @@ checkpoint train_stage:
         code=training.code_hash,
         model=lambda wildcards, input: paths.model_of_lock(input.model),
         parquet=lambda wildcards, input: input.plan.replace(".json", ".parquet"),
+        steps=upstream.named_steps,
         hardware=lambda wildcards, resources: resources.get("hardware", "cpu"),
     message:
         "train {wildcards.recipe} {wildcards.stage}"
@@ -43,6 +47,9 @@ checkpoint train_stage:
             --model {params.model:q} \
             --model-manifest {input.model:q} \
             --features {input.features:q} \
+            --validation {input.validation:q} \
+            --parent {input.parent:q} \
+            --keep-steps {params.steps} \
             --work results/checkpoints/{wildcards.recipe:q}/{wildcards.stage:q}/work \
             --code {params.code:q} \
             --hardware config/hardware/{params.hardware:q}.yaml \

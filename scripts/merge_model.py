@@ -11,7 +11,8 @@ Called by the rule merge_model, once a stage that exports `merged`, is evaluated
         --manifest results/models/demo/adapt/merged.json \\
         --threads 2
 
-in:  result.json and the weights it names; the folder that the stage was initialised from
+in:  result.json and the weights it names, or with the option `export_from` (best or step:<n>) one
+     of its checkpoints; the folder that the stage was initialised from
 out: merged/       weights, config, processor, chat template: stock transformers loads it
      merged.json   hashes, and the merge parity report
 """
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             arguments.folder,
             arguments.manifest,
             tuple(options[key] for key in ("min_visual_tokens", "max_visual_tokens")),
+            options.get("export_from", "last"),
         )
 
 

@@ -18,10 +18,11 @@ Called by the rule train_stage, once a stage:
         --result results/checkpoints/demo/sft/result.json
 
 in:  the plan, the token shards it names, the folder of the base model; manifests of features,
-     if the options name a point at which they were taken
+     if the options name a point at which they were taken; with the option `validate` the plan to
+     validate on, with `continue_from` the result of the stage whose run is extended
 out: work/<key>/run.json         what is trained
      work/<key>/metrics.jsonl    a line a step; tensorboard/ is a view of it
-     work/<key>/checkpoint-<n>/  the last two; another run of the same key goes on from them
+     work/<key>/checkpoint-<n>/  the newest and the best; a run of the same key goes on from them
      work/<key>/final/           the trained model, or the adapter
      result.json                 losses, gates, names and hashes of the weights; written last
 
@@ -50,8 +51,8 @@ from shardline.training.workkey import work_key
 METHODS = ("sft",)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line, then train, go on, or use what an earlier run has finished."""
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, with options and files that go together."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--options", type=json.loads, required=True, help="JSON, see above")
     parser.add_argument("--plan", type=Path, required=True, help="the plan's summary (JSON)")
@@ -62,6 +63,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--features", type=Path, nargs="*", default=[], help="manifests, one a dataset of the plan"
     )
+    parser.add_argument(
+        "--validation", type=Path, nargs="*", default=[], help="summary of the plan to validate on"
+    )
+    parser.add_argument(
+        "--parent", type=Path, nargs="*", default=[], help="result.json of the run to go on from"
+    )
+    parser.add_argument(
+        "--keep-steps", type=int, nargs="*", default=[], help="steps whose checkpoints are kept"
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder of the work folders")
     parser.add_argument("--code", required=True, help="fingerprint of this program's code")
     parser.add_argument("--hardware", type=Path, required=True, help="hardware preset (YAML)")
@@ -71,12 +81,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = arguments.options
     if options["method"] not in METHODS:
         raise ConfigError(f"method: {options['method']!r} is not one of {', '.join(METHODS)}")
-    if bool(options.get("features")) != bool(arguments.features):
-        raise ConfigError("--features: manifests go with the option `features`, their point")
+    for key, name in (
+        ("features", "features"),
+        ("validate", "validation"),
+        ("continue_from", "parent"),
+    ):
+        if bool(options.get(key)) != bool(getattr(arguments, name)):
+            raise ConfigError(f"--{name}: files go with the option `{key}`, and it with them")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, go on, or use what an earlier run has finished."""
+    arguments = parse(argv)
+    options = arguments.options
     hardware = load_hardware(arguments.hardware)
     check_requirements(options, hardware)
     key = work_key(
-        options, arguments.plan, arguments.model_manifest, arguments.code, arguments.features
+        options,
+        arguments.plan,
+        arguments.model_manifest,
+        arguments.code,
+        arguments.features,
+        arguments.validation,
+        arguments.parent,
     )
     work = arguments.work / key
 
@@ -95,6 +123,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 model=arguments.model,
                 model_manifest=arguments.model_manifest,
                 features=arguments.features,
+                validation=next(iter(arguments.validation), None),
+                parent=next(iter(arguments.parent), None),
+                named_steps=arguments.keep_steps,
                 work=work,
                 code=arguments.code,
                 hardware=hardware,

@@ -13,11 +13,11 @@ from shardline.tracking.follow import deliver_once
 METRICS = ("loss", "learning_rate", "grad_norm")
 
 
-def write_the_report(tree: ResultsTree) -> None:
+def write_the_report(tree: ResultsTree, options: dict | None = None) -> None:
     folder = tree.results / "reports" / "demo"
     write_report.main(
         [
-            f"--options={json.dumps(results_tree.options())}",
+            f"--options={json.dumps(options or results_tree.options())}",
             f"--results={tree.results}",
             f"--output={folder / 'index.html'}",
             f"--summary={folder / 'summary.json'}",

@@ -137,12 +137,16 @@ def current_key(project: Any, recipe: str, stage: str) -> str | None:
     kind, name = project.initial_model(recipe, stage)
     model = paths.model_lock(name) if kind == "model" else paths.export(recipe, name, "merged")
     plan = Path(paths.plan(recipe, stage))
-    features = [Path(manifest) for manifest in project.features_of(recipe, stage)]
-    if not all(file.is_file() for file in (plan, Path(model), *features)):
+    features, validation, parent = (
+        [Path(file) for file in find(recipe, stage)]
+        for find in (project.features_of, project.validation_of, project.parent_of)
+    )
+    files = (plan, Path(model), *features, *validation, *parent)
+    if not all(file.is_file() for file in files):
         return None
     options = project.train[recipe, stage]
     code = short_hash(dag.code("train_stage", options))
-    return work_key(options, plan, Path(model), code, features)
+    return work_key(options, plan, Path(model), code, features, validation, parent)
 
 
 def is_leased(folder: Path) -> bool:

@@ -35,6 +35,8 @@ class Hardware:
     """Synchronous CUDA, a check of every gradient, each step's packs in the log."""
     checkpoint_every: int = 200
     """Steps between two checkpoints."""
+    keep_checkpoints: int | Literal["all"] = 2
+    """The newest so many are kept; one with the best validation loss always is."""
     attention: Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3"] = "auto"
     """What packed attention runs on, on a GPU."""
     compile: Literal["none", "blocks"] = "none"
@@ -103,6 +105,9 @@ def _problem(key: str, value: Any) -> str:
     elif key in LEAST:
         if type(value) is not int or value < LEAST[key]:
             return f"a whole number, at least {LEAST[key]}"
+    elif key == "keep_checkpoints":
+        if value != "all" and (type(value) is not int or value < 1):
+            return "a whole number, at least 1, or all"
     elif not (isinstance(value, str) or (key == "deepspeed" and value is None)):
         return "a text" + (" or null" if key == "deepspeed" else "")
     return ""

@@ -178,6 +178,25 @@ class Upstream:
             return []
         return paths.model_lock(self._project.first_model(*key))
 
+    def validation_tokens(self, wildcards):
+        """Manifests of the token shards of what a stage validates on, or its recipe holds out."""
+        data = self._project.validation_data[wildcards.recipe, wildcards.stage]
+        return [paths.tokens(entry.dataset, entry.tokens) for entry in data]
+
+    def validation(self, wildcards):
+        """The plan that a stage validates on; none if it does not."""
+        return self._project.validation_of(wildcards.recipe, wildcards.stage)
+
+    def parent(self, wildcards):
+        """The result of the stage whose run a stage extends; none if it extends none."""
+        return self._project.parent_of(wildcards.recipe, wildcards.stage)
+
+    def named_steps(self, wildcards, input):
+        """Steps of a stage that the recipe names. Taking ``input`` keeps them from being tracked:
+        a training is the same whichever of its checkpoints are kept.
+        """
+        return self._project.named_steps(wildcards.recipe, wildcards.stage)
+
     def features_model(self, wildcards):
         """Lock of the model whose vision tower features are of."""
         return paths.model_lock(self._project.model_of["features", wildcards.features])
@@ -204,7 +223,7 @@ class Upstream:
         return self._listed(gate.output.manifest)
 
     def features(self, wildcards):
-        """Manifests of the features that a stage trains on; none if it runs its vision tower."""
+        """Manifests of the features that a stage reads; none if it runs its vision tower."""
         return self._project.features_of(wildcards.recipe, wildcards.stage)
 
     def initial_model(self, wildcards):

@@ -159,6 +159,115 @@ def test_a_plan_gets_what_its_stage_says_and_another_for_what_is_held_out():
     assert not Project(config(), ROOT).plan_validation
 
 
+def stages(*more, **changes):
+    """A recipe of the stage SFT and others."""
+    mine = {"extends": "demo", "stages": [SFT, *more], "exports": ["merged"], **changes}
+    return {"recipes": {"mine": mine}, "build": ["mine"]}
+
+
+MORE = {**SFT, "name": "more", "steps": 3}
+EXTENDS = {
+    **{key: value for key, value in MORE.items() if key != "tune"},
+    "continue_from": {"stage": "sft", "step": 4},
+}
+
+
+def test_what_to_export_concerns_the_exports_alone():
+    watched = {**SFT, "validate": {"every": 5, "on": "demo_test#4"}}
+    projects = []
+    for choice in ("last", "best", "step:7"):
+        mine = {"extends": "demo", "stages": [{**watched, "export_from": choice}]}
+        extra = {"recipes": {"mine": {**mine, "exports": ["merged"]}}, "build": ["mine"]}
+        projects.append(Project(config(**extra), ROOT))
+    tables = ("convert", "decide", "tokenize", "plan", "plan_validation", "train", "predict")
+    for table in (*tables, "score"):
+        first, *others = (getattr(project, table) for project in projects)
+        assert all(other == first for other in others), table
+    exports = [project.merge["mine", "sft"].get("export_from") for project in projects]
+    assert exports == [None, "best", "step:7"]
+    told = [project.report[("mine",)]["stages"][0] for project in projects]
+    assert [stage["chosen_on"] for stage in told] == [[], ["demo_test"], []]
+    lora = recipe(**{"stages.adapt.validate": {"every": 5, "on": "demo_test#4"}})
+    lora["recipes"]["mine"]["stages.adapt.export_from"] = "best"
+    assert Project(config(**lora), ROOT).adapter["mine", "adapt"] == {"export_from": "best"}
+
+
+def test_a_stage_validates_on_a_named_dataset_or_on_what_is_held_out():
+    plain = Project(config(**stages(MORE)), ROOT)
+    assert "validate" not in plain.train["mine", "sft"]
+    assert plain.validation_of("mine", "sft") == []
+
+    named = {**MORE, "validate": {"every": 5, "on": "demo_test#4", "early_stop": {"patience": 2}}}
+    project = Project(config(**stages(named, split={"validation": "10%"})), ROOT)
+    assert project.train["mine", "more"]["validate"] == {
+        "every": 5,
+        "on": "demo_test#4",
+        "early_stop": {"patience": 2, "min_delta": 0.0},
+    }
+    plan = project.plan_validation["mine", "more"]
+    assert (plan["mixture"], plan["split"]) == ([{"dataset": "demo_test", "samples": 4}], None)
+    assert (plan["part"], plan["epochs"], plan["steps"]) == ("validation", 1.0, None)
+    (data,) = project.validation_data["mine", "more"]
+    assert project.decide["demo_test", data.filtered]["filters"] == []
+    assert ("demo_test", data.tokens) in project.tokenize
+    assert project.validation_data["mine", "sft"] == project.stage_data["mine", "sft"]
+    told = project.report[("mine",)]["stages"]
+    assert [stage["chosen_on"] for stage in told] == [[], ["demo_test"]]
+
+    held = {**MORE, "init": "sft", "validate": {"every": 5}, "export_from": "best"}
+    last = {**MORE, "name": "last", "init": "more"}
+    project = Project(config(**stages(held, last, split={"validation": "10%"})), ROOT)
+    assert project.validation_of("mine", "more") == ["results/plans/mine/more.validation.json"]
+    told = project.report[("mine",)]["stages"]
+    assert [stage["chosen_on"] for stage in told] == [[], ["demo_screens"], ["demo_screens"]]
+
+
+def test_a_stage_that_extends_another_has_its_model_tuning_and_optimiser():
+    project = Project(config(**stages(EXTENDS)), ROOT)
+    first, more = project.train["mine", "sft"], project.train["mine", "more"]
+    assert more["continue_from"] == {"stage": "sft", "step": 4}
+    for key in ("tune", "optimizer", "precision"):
+        assert more[key] == first[key], key
+    assert project.parent_of("mine", "more") == ["results/checkpoints/mine/sft/result.json"]
+    assert project.named_steps("mine", "sft") == [4] and not project.named_steps("mine", "more")
+    assert project.initial_model("mine", "more") == project.initial_model("mine", "sft")
+    slower = {**EXTENDS, "tune": {"llm": {"full": True, "lr": 0.001}}}
+    assert (
+        Project(config(**stages(slower)), ROOT).train["mine", "more"]["tune"]["llm"]["lr"] == 1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "parts"),
+    [
+        ({**EXTENDS, "init": "base"}, ["more.init = 'base'", "'sft'", "leave `init` out"]),
+        ({**EXTENDS, "continue_from": {"stage": "later"}}, ["stage = 'later'", "no earlier stage"]),
+        ({**EXTENDS, "continue_from": {"stage": "sft", "step": 11}}, ["step = 11", "10 steps"]),
+        ({**EXTENDS, "precision": "fp32"}, ["precision is 'fp32'", "sft is 'bf16'", "`init: sft`"]),
+        (
+            {**EXTENDS, "tune": {"vision": {"full": True, "lr": 1}}},
+            ["tune.llm is 'frozen', that of sft is {'full': True}"],
+        ),
+        ({**MORE, "validate": {"every": 5}}, ["'held_out'", "`split:"]),
+        (
+            {**MORE, "validate": {"every": 5, "on": "demo_screens#3"}},
+            ["validate.on = 'demo_screens#3'", "sft trains on it"],
+        ),
+        (
+            {**EXTENDS, "validate": {"every": 5, "on": "demo_test#many"}},
+            ["stages.more.validate.on: 'demo_test#many' is not"],
+        ),
+        ({**EXTENDS, "validate": {"evry": 5}}, ["validate.evry", "did you mean 'every'?"]),
+        ({**EXTENDS, "export_from": "best"}, ["`export_from: best`", "`validate`"]),
+        ({**EXTENDS, "export_from": "step:9"}, ["export_from = 'step:9'", "3 steps"]),
+        ({**EXTENDS, "export_from": "first"}, ["export_from = 'first'"]),
+    ],
+)
+def test_errors_of_validation_and_checkpoints(stage, parts):
+    message = error(**stages(stage))
+    assert all(part in message for part in parts), message
+
+
 def test_the_batch_of_a_reference_concerns_the_report_alone():
     projects = [
         Project(config(**recipe(**{"stages.sft.global_batch": {"reference_samples": batch}})), ROOT)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import deliver_runs
+import results_tree
 from delivered import Seen, deliver, write_the_report
 from results_tree import BENCHMARK, TRAIN, ResultsTree, journal_rows
 from shardline.files import canonical_json, read_json, sha256_file, write_json
@@ -79,6 +80,40 @@ def test_the_merged_model_of_the_last_stage_is_the_candidate(tree: ResultsTree, 
     score = read_json(tree.results / f"evals/demo/adapt/{BENCHMARK}/scores.json")["accuracy"]
     assert version.tags[f"shardline.score.{BENCHMARK}"] == f"{score:.4f}"
     assert version.current_stage in ("None", None)
+
+
+def test_validation_what_it_chose_and_the_run_that_is_extended(tree: ResultsTree, uri: str) -> None:
+    """A resume cuts the journal back after a validation: its step is there once."""
+    options = results_tree.options()
+    options["stages"][1]["chosen_on"] = [BENCHMARK]
+    folder = tree.results / "checkpoints/demo/adapt/work/adapt0000"
+    run = read_json(folder / "run.json")
+    run["validation"] = {"datasets": [BENCHMARK], "held_out": False}
+    run["continues"] = {"stage": "sft", "key": "sft0000", "step": 40}
+    write_json(folder / "run.json", run)
+    journal = folder / "metrics.jsonl"
+    rows = journal_rows(40, 4e-3, 1.8e9)
+    for number, step in enumerate((10, 20)):
+        metrics = {"validation/loss": 0.5 - 0.1 * number}
+        rows.insert(step + number, {"step": step, "time": 1.8e9 + step, "metrics": metrics})
+    for end in (23, 12, len(rows)):
+        journal.write_text("".join(canonical_json(row) + "\n" for row in rows[:end]))
+        deliver(tree, uri)
+    write_the_report(tree, options)
+    deliver(tree, uri)
+    seen = Seen(uri)
+    run = seen.stages["adapt0000"]
+    history = seen.client.get_metric_history(run.info.run_id, "validation/loss")
+    assert [(m.step, m.value) for m in history] == [(10, 0.5), (20, 0.4)]
+    tags = run.data.tags
+    assert tags["shardline.selected_on_test"] == BENCHMARK
+    assert tags["shardline.continues"] == "sft/sft0000 step 40"
+    assert tags["shardline.continues_run"] == seen.stages["sft0000"].info.run_id
+    assert "shardline.selected_on_test" not in seen.stages["sft0000"].data.tags
+    contexts = {entry.dataset.name: entry.tags[0].value for entry in run.inputs.dataset_inputs}
+    assert contexts == {TRAIN: "training", BENCHMARK: "validation"}
+    version = seen.client.get_model_version_by_alias("shardline-demo", "candidate")
+    assert version.tags["shardline.selected_on_test"] == BENCHMARK
 
 
 def test_nothing_is_delivered_twice(tree: ResultsTree, uri: str) -> None:

@@ -16,7 +16,7 @@ import write_report
 from converted_rows import write_rows
 from results_tree import BENCHMARK, FILTERED, TOKENS, TRAIN, ResultsTree
 from shardline.errors import DataError
-from shardline.files import read_json, read_jsonl, write_jsonl
+from shardline.files import read_json, read_jsonl, write_json, write_jsonl
 from shardline.reporting.artefacts import Artefacts
 from shardline.reporting.pictures import predictions, training_samples
 
@@ -88,6 +88,45 @@ def test_a_plan_is_told_in_updates_of_its_reference(finished: Path) -> None:
     assert plan["equivalent"]["updates"] == plan["drawn"] / 40 == 160
     assert summary["stages"]["plan/adapt"]["equivalent"] is None
     assert "as 160 updates of 40" in shown_text(page)
+
+
+def test_a_score_on_items_that_chose_the_checkpoint_is_marked(results: Path) -> None:
+    options = results_tree.options()
+    options["stages"][0] |= {"export_from": "best", "chosen_on": [TRAIN]}
+    options["stages"][1] |= {"export_from": "best", "chosen_on": [BENCHMARK]}
+    path = results / "checkpoints/demo/adapt/result.json"
+    watched = {"every": 50, "datasets": [BENCHMARK], "held_out": False, "samples": 7}
+    result = read_json(path) | {"validation": watched, "steps": 150}
+    result |= {"best": {"step": 100, "validation_loss": 0.512}, "stopped_early": "it was in vain"}
+    write_json(path, result)
+    merged = results / "models/demo/adapt/merged.json"
+    write_json(merged, read_json(merged) | {"export_from": "best", "step": 100})
+    journal = results / "checkpoints/demo/adapt/work/adapt0000/metrics.jsonl"
+    with open(journal, "a") as file:
+        for step in (50, 100, 150):
+            metrics = {"validation/loss": 0.5, f"validation/loss/{BENCHMARK}": 0.5}
+            file.write(json.dumps({"step": step, "time": 1.7e9, "metrics": metrics}) + "\n")
+    summary, page, card = report(results, options)
+    scores = summary["scores"][BENCHMARK]
+    assert {model: score["selected_on_test"] for model, score in scores.items()} == {
+        "base": False,
+        "sft": False,
+        "adapt": True,
+    }
+    text = shown_text(page)
+    assert (
+        f"Validated every 50 steps on 7 samples of {BENCHMARK}. The lowest validation loss is "
+        "0.5120, at step 100. The training ended early, at step 150: it was in vain. The exported "
+        "model is that of step 100." in text
+    )
+    accuracy = f"{100 * scores['adapt']['accuracy']:.1f} %"
+    assert f"adapt selected on test {accuracy}" in text and "sft selected" not in text
+    assert "adapt was selected on test: it, or a model that it was trained from, was chosen" in text
+    assert page.count("<title>validation loss</title>") == 1
+    assert "| adapt (selected on test) |" in card
+    assert f"On {BENCHMARK} this model was selected on test: it" in card
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["model-index"][0]["results"][0]["metrics"][0]["name"].endswith("selected on test")
 
 
 def test_improvement_compares_the_last_stage_with_the_base_item_by_item(finished: Path) -> None:

@@ -47,6 +47,20 @@ def test_a_resumed_journal_has_every_step_once(tmp_path: Path) -> None:
     assert (2, "loss", 0.5) in events
 
 
+def test_a_validation_that_comes_again_is_cut_from_the_journal(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for step in (1, 2):
+        journal.add(step, {"loss": 1 / step})
+        journal.add(step, {"validation/loss": 2 / step})
+    journal.close()
+    Journal(tmp_path, 2).close()
+    assert len(list(read_journal(tmp_path))) == 4
+    Journal(tmp_path, 2, again="validation/loss").close()
+    assert [next(iter(line["metrics"])) for line in read_journal(tmp_path)] == [
+        *("loss", "validation/loss", "loss")
+    ]
+
+
 def test_a_line_is_readable_as_soon_as_it_is_added(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.add(1, {"loss": 2.5})
@@ -168,5 +182,8 @@ def test_the_key_follows_all_that_shapes_a_result(tmp_path: Path) -> None:
     assert work_key(swapped, plan, model, "c") != key
     assert work_key(options, plan, model, "d") != key
     assert work_key(options, model, plan, "c") != key
+    others = [{name: [plan]} for name in ("features", "validation", "parent")]
+    keys = [work_key(options, plan, model, "c", **other) for other in others]
+    assert len({key, *keys}) == 4
     write_json(plan, {"a": 2})
     assert work_key(options, plan, model, "c") != key

@@ -87,10 +87,10 @@ def untrained(project: Project) -> Iterator[None]:
     project.hardware.write_text(preset)
 
 
-def samples(count: int, dataset: str = "d") -> list[tuple[Sample, bytes]]:
-    """Screens of two sizes with one to three boxes, and their PNG bytes."""
+def samples(count: int, dataset: str = "d", first: int = 0) -> list[tuple[Sample, bytes]]:
+    """Screens of two sizes with one to three boxes, and their PNG bytes; ``first``: a number."""
     made = []
-    for number in range(count):
+    for number in range(first, first + count):
         rng = np.random.default_rng(number)
         width, height = [(112, 112), (140, 84)][number % 2]
         pixels = rng.integers(0, 256, (height // 28, width // 28, 3), dtype=np.uint8)
@@ -132,15 +132,10 @@ def lock_model(folder: Path) -> Path:
     return lock
 
 
-def build(
-    root: Path, steps: int = 6, batch: int = 6, max_length: int = 300, **planning: Any
-) -> Project:
-    """Model, tokens and plan below ``root``/results; ``planning`` updates the plan's options."""
-    results = root / "results"
-    model = tiny_models.build(results / "raw/models/tiny")
-    lock = lock_model(model)
-    made = samples(18)
-    filtered = results / "filtered/d/f"
+def tokenise(results: Path, model: Path, made: list[tuple[Sample, bytes]]) -> Path:
+    """Token shards of the samples of one dataset; their manifest."""
+    dataset = made[0][0].dataset
+    filtered = results / f"filtered/{dataset}/f"
     shard = filtered / "shard-00000-png.tar"
     write_shard(
         shard,
@@ -154,7 +149,7 @@ def build(
     )
     entry = {**file_entry(shard), "samples": len(made)}
     write_json(filtered / "manifest.json", {"samples": {"kept": len(made)}, "shards": [entry]})
-    tokens = results / "tokens/d/t"
+    tokens = results / f"tokens/{dataset}/t"
     stem = tokens / "shard-00000-png"
     options = json.dumps({"family": "qwen2_vl", "task": "grounding", "tokens": TOKENS})
     tokenize_shard.main(
@@ -167,33 +162,48 @@ def build(
     manifest = tokens / "manifest.json"
     write_token_manifest.main(
         [
-            *("--dataset", "d", "--variant", "t", "--options", options),
+            *("--dataset", dataset, "--variant", "t", "--options", options),
             *("--filtered", str(filtered / "manifest.json"), "--folder", str(tokens)),
             *("--manifest", str(manifest), "--rejects", str(tokens / "rejects.jsonl")),
         ]
     )
-    plan = results / "plans/r/s.json"
-    parquet = plan.with_suffix(".parquet")
+    return manifest
+
+
+def plan(results: Path, name: str, manifests: list[Path], **options: Any) -> Path:
+    """The plan ``plans/r/<name>`` of all samples of tokenised datasets; its summary."""
+    path = results / f"plans/r/{name}.json"
     planned = {
         "recipe": "r",
         "stage": "s",
         "method": "sft",
         "seed": 3,
-        "mixture": [{"dataset": "d", "percent": 100}],
+        "mixture": [
+            {"dataset": manifest.parent.parent.name, "percent": 100} for manifest in manifests
+        ],
         "family": "qwen2_vl",
-        "global_batch": {"samples": batch},
-        "steps": steps,
-        "epochs": None,
-        "max_length": max_length,
-        **planning,
+        **options,
     }
     plan_stage.main(
         [
-            *("--options", json.dumps(planned), "--tokens", str(manifest)),
-            *("--plan", str(plan), "--parquet", str(parquet)),
-            *("--rejects", str(plan.with_suffix(".rejects.jsonl"))),
+            *("--options", json.dumps(planned), "--tokens", *map(str, manifests)),
+            *("--plan", str(path), "--parquet", str(path.with_suffix(".parquet"))),
+            *("--rejects", str(path.with_suffix(".rejects.jsonl"))),
         ]
     )
+    return path
+
+
+def build(
+    root: Path, steps: int = 6, batch: int = 6, max_length: int = 300, **planning: Any
+) -> Project:
+    """Model, tokens and plan below ``root``/results; ``planning`` updates the plan's options."""
+    results = root / "results"
+    model = tiny_models.build(results / "raw/models/tiny")
+    lock = lock_model(model)
+    manifest = tokenise(results, model, samples(18))
+    batches = {"global_batch": {"samples": batch}, "max_length": max_length, "steps": steps}
+    planned = plan(results, "s", [manifest], **{**batches, "epochs": None, **planning})
     hardware = root / "cpu.yaml"
     hardware.write_text("device: cpu\nmicro_batch: 1\ncheckpoint_every: 2\n")
     training = {
@@ -207,7 +217,8 @@ def build(
         "optimizer": {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "clip": 1.0},
         "schedule": {"name": "cosine", "warmup": 1},
     }
-    return Project(results, model, lock, plan, parquet, training, hardware)
+    parquet = planned.with_suffix(".parquet")
+    return Project(results, model, lock, planned, parquet, training, hardware)
 
 
 def benchmark(root: Path, count: int = 7) -> tuple[Path, Path]:

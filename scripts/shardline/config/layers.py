@@ -204,10 +204,16 @@ def _allowed_keys(path: Sequence[str | int]) -> list[str]:
         section = _section_of(annotation)
         if typing.get_origin(annotation) in (dict, list):
             annotation = typing.get_args(annotation)[-1]
-        elif section and str(part) in section.model_fields:
-            annotation = section.model_fields[str(part)].annotation
+        elif section:
+            annotation = _keys(section).get(str(part), annotation)
     section = _section_of(annotation)
-    return sorted(section.model_fields) if section else []
+    return sorted(_keys(section)) if section else []
+
+
+def _keys(section: type[BaseModel]) -> dict[str, Any]:
+    """The keys of a section, as users write them, and their annotations."""
+    fields = section.model_fields.items()
+    return {field.alias or name: field.annotation for name, field in fields}
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:

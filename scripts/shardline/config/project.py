@@ -15,6 +15,8 @@ from typing import Any
 
 from shardline import folders, locks, paths
 from shardline.config.cached_features import chain, features_point
+from shardline.config.checkpoint_options import check_steps
+from shardline.config.checkpoint_schema import HELD_OUT
 from shardline.config.filter_chain import UsedScorer, check_filters
 from shardline.config.modules import Modules
 from shardline.config.report_options import report_options
@@ -79,6 +81,7 @@ class Project:
         self.report: dict[tuple[str], Options] = {}
         self.model_of: dict[tuple[str, str], str] = {}
         self.stage_data: dict[tuple[str, str], list[StageData]] = {}
+        self.validation_data: dict[tuple[str, str], list[StageData]] = {}
         for name in config.build:
             if name not in config.recipes:
                 allowed = ", ".join(sorted(config.recipes))
@@ -107,9 +110,11 @@ class Project:
 
     def _add_stage(self, name: str, recipe: Recipe, stage: Stage, base: str, where: str) -> None:
         where = f"{where}.stages.{stage.name}"
+        check_steps(recipe, stage, where)
         tokens = stage.tokens or recipe.tokens
         check_tokens(recipe.family, tokens, f"{where}.tokens", self.modules)
-        mixture = [self._mixture_entry(entry, where) for entry in stage.train or recipe.train]
+        entries = stage.train or recipe.train
+        mixture = [self._mixture_entry(entry, f"{where}.train") for entry in entries]
         names = [dataset for dataset, _ in mixture]
         if duplicates := sorted({dataset for dataset in names if names.count(dataset) > 1}):
             raise ConfigError(f"{where}.train: {', '.join(duplicates)} stands there twice")
@@ -167,6 +172,20 @@ class Project:
             check_quantise(stage.quantise, tune, f"{where}.")
         if recipe.split:
             self.plan_validation[key] = validation_options(self.plan[key])
+            self.validation_data[key] = data
+        watched = {}
+        if stage.validation:
+            watched = {"validate": stage.validation.model_dump()}
+            if stage.validation.on != HELD_OUT:
+                data = self._add_validation(name, recipe, stage, base, where)
+                if features:
+                    data = self._add_features(name, recipe, stage, point, data)
+                self.validation_data[key] = data
+            elif not recipe.split:
+                raise ConfigError(
+                    f"{where}.validate.on = {HELD_OUT!r}: the recipe holds nothing out; give it "
+                    "`split: {validation: 5%}`, or name a dataset here"
+                )
         self.train[key] = {
             "recipe": name,
             "stage": stage.name,
@@ -180,10 +199,14 @@ class Project:
             **({"quantise": stage.quantise} if stage.quantise else {}),
             **features,
             **merging,
+            **watched,
+            **({"continue_from": stage.continue_from.model_dump()} if stage.continue_from else {}),
             "env_epoch": recipe.env_epoch,
             "plugins": self.modules.plugins_of(families=[recipe.family]),
         }
+        chosen = {} if stage.export_from == "last" else {"export_from": stage.export_from}
         self.merge[key] = {
+            **chosen,
             "family": recipe.family,
             "min_visual_tokens": tokens.min_visual_tokens,
             "max_visual_tokens": tokens.max_visual_tokens,
@@ -191,7 +214,31 @@ class Project:
             "plugins": self.modules.plugins_of(families=[recipe.family]),
         }
         if stage.is_lora:
-            self.adapter[key] = {}
+            self.adapter[key] = chosen
+
+    def _add_validation(
+        self, name: str, recipe: Recipe, stage: Stage, base: str, where: str
+    ) -> list[StageData]:
+        """Plan a stage's validation on a dataset that no stage trains on; its data, unfiltered."""
+        where = f"{where}.validate.on"
+        dataset, share = self._mixture_entry(stage.validation.on, where)
+        for one in recipe.stages:
+            entries = one.train or recipe.train
+            if dataset in [self._mixture_entry(entry, f"{where}.train")[0] for entry in entries]:
+                raise ConfigError(
+                    f"{where} = {stage.validation.on!r}: the stage {one.name} trains on it; "
+                    f"allowed: another dataset, or {HELD_OUT} with the recipe's `split`"
+                )
+        self._add_dataset(dataset, where)
+        variant = self._add_filter(dataset, [], [], recipe.evaluate)
+        tokens = self._add_tokens(dataset, variant, recipe, stage.tokens or recipe.tokens, base)
+        key = (name, stage.name)
+        self.plan_validation[key] = {
+            **validation_options(self.plan[key]),
+            "mixture": [{"dataset": dataset, **share}],
+            "split": None,
+        }
+        return [StageData(dataset, share, variant, tokens)]
 
     def _merging(self, family: str, stage: Stage, where: str) -> Options:
         """The option ``token_merging`` of a stage that has it."""
@@ -298,9 +345,32 @@ class Project:
         return [replace(one, features=variant) for one in data]
 
     def features_of(self, recipe: str, stage: str) -> list[str]:
-        """Manifests of the features that a stage trains on, in the order of its data."""
+        """Manifests of the features that a stage trains and validates on."""
         data = self.stage_data[recipe, stage]
-        return [paths.features(d.dataset, d.tokens, d.features) for d in data if d.features]
+        if self.stage(recipe, stage).validation:
+            data = data + self.validation_data[recipe, stage]
+        found = [paths.features(d.dataset, d.tokens, d.features) for d in data if d.features]
+        return list(dict.fromkeys(found))
+
+    def validation_of(self, recipe: str, stage: str) -> list[str]:
+        """The plan that a stage validates on, if it validates."""
+        validates = self.stage(recipe, stage).validation
+        return [paths.validation_plan(recipe, stage)] if validates else []
+
+    def parent_of(self, recipe: str, stage: str) -> list[str]:
+        """The result of the stage whose run a stage extends, if it extends one."""
+        continued = self.stage(recipe, stage).continue_from
+        return [paths.result(recipe, continued.stage)] if continued else []
+
+    def named_steps(self, recipe: str, stage: str) -> list[int]:
+        """Steps of a stage from which the recipe exports or goes on."""
+        kind, _, step = self.stage(recipe, stage).export_from.partition(":")
+        found = {int(step)} if kind == "step" else set()
+        for one in self.config.recipes[recipe].stages:
+            continued = one.continue_from
+            if continued and continued.stage == stage and continued.step != "last":
+                found.add(continued.step)
+        return sorted(found)
 
     def _add_init(self, init: str, recipe: Recipe, base: str) -> str:
         """The foreign model that a stage starts from: as it is, or the base with an adapter."""
@@ -344,7 +414,7 @@ class Project:
             "tokens": recipe.tokens.model_dump(exclude={"task"}),
             "datasets": sorted(
                 {
-                    self._mixture_entry(entry, where)[0]
+                    self._mixture_entry(entry, f"{where}.train")[0]
                     for stage in recipe.stages
                     for entry in stage.train or recipe.train
                 }
@@ -436,13 +506,13 @@ class Project:
     def _mixture_entry(self, entry: str, where: str) -> tuple[str, dict[str, float]]:
         """A dataset, and the share of it: ``{"percent"}``, or ``{"samples"}``."""
         if not (match := _MIXTURE.match(entry)):
-            raise ConfigError(f"{where}.train: {entry!r} is not `name` or `name%50` or `name#1000`")
+            raise ConfigError(f"{where}: {entry!r} is not `name` or `name%50` or `name#1000`")
         if match["samples"]:
             share = {"samples": int(match["samples"])}
         else:
             share = {"percent": float(match["percent"] or 100)}
         if not any(share.values()):
-            raise ConfigError(f"{where}.train: {entry!r} takes nothing; allowed: above 0")
+            raise ConfigError(f"{where}: {entry!r} takes nothing; allowed: above 0")
         return match["dataset"], share
 
     def _filters(self, entries: list[dict[str, Options]], where: str) -> list[Options]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shardline.config.checkpoint_options import chosen_on
 from shardline.config.schema import Recipe
+from shardline.config.stage_schema import Stage
 
 if TYPE_CHECKING:
     from shardline.config.project import Project
@@ -23,6 +25,11 @@ def report_options(project: Project, name: str, recipe: Recipe, base: str) -> di
             }
     for benchmark in recipe.evaluate:
         datasets[benchmark] = {"name": benchmark, "role": "benchmark"}
+    known = {entry["name"] for entry in datasets.values()}
+    for stage in recipe.stages:
+        for data in project.validation_data.get((name, stage.name), []):
+            if data.dataset not in known:
+                datasets[data.dataset] = {"name": data.dataset, "role": "validation"}
     for entry in datasets.values():
         registered = project.config.datasets[entry["name"]]
         entry |= {"licence": registered.licence, "source": registered.source}
@@ -34,8 +41,10 @@ def report_options(project: Project, name: str, recipe: Recipe, base: str) -> di
         "stages": [
             {
                 "name": stage.name,
-                "init": stage.init,
+                "init": _start(stage),
                 "method": stage.method,
+                "export_from": stage.export_from,
+                "chosen_on": chosen_on(project, name, stage),
                 "reference_samples": stage.global_batch.reference_samples,
                 "exports": project.exports(name, stage.name),
             }
@@ -48,3 +57,11 @@ def report_options(project: Project, name: str, recipe: Recipe, base: str) -> di
         "base_licence": recipe.base_licence,
         "config": recipe.model_dump(mode="json"),
     }
+
+
+def _start(stage: Stage) -> str:
+    """What a stage starts from, in words."""
+    if not stage.continue_from:
+        return stage.init
+    step = stage.continue_from.step
+    return f"{stage.continue_from.stage}, {'its end' if step == 'last' else f'step {step}'} on"

@@ -6,10 +6,11 @@ the `shardline` command import this module: programs get their slice of config a
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from shardline.config.checkpoint_schema import take_over
 from shardline.config.stage_schema import FilterEntry, Stage
 from shardline.config.strict import Name, Strict
 from shardline.config.token_schema import Tokens
@@ -95,7 +96,7 @@ class Recipe(Strict):
     )
     filters: list[FilterEntry] = Field(default_factory=list)
     tokens: Tokens = Field(default_factory=Tokens)
-    stages: list[Stage] = Field(min_length=1)
+    stages: Annotated[list[Stage], BeforeValidator(take_over)] = Field(min_length=1)
     exports: list[Literal["adapter", "merged"]] = Field(default_factory=lambda: ["merged"])
     evaluate: list[Name] = Field(default_factory=list)
     max_new_tokens: int = Field(default=64, gt=0, description="answer limit at evaluation")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from shardline.arrangement import packing_of
+from shardline.config.checkpoint_schema import ContinueFrom, ExportFrom, Validate
 from shardline.config.strict import Name, Strict
 from shardline.config.token_schema import Tokens
 from shardline.errors import ConfigError
@@ -162,12 +163,20 @@ FOREIGN = ("hub://", "folder:", f"{ADAPTER}hub://", f"{ADAPTER}folder:")
 class Stage(Strict):
     """One training stage of a recipe; train, filters and tokens override the recipe's."""
 
+    # `validate` is also an old method of pydantic's models, so that no field can have this name.
+    model_config = ConfigDict(serialize_by_alias=True)
+
     name: Name
     method: Literal["sft"] = "sft"
     init: str = Field(
         default="base",
         description="base, an earlier stage, a model (hub://… or folder:…), or a LoRA adapter to "
         "merge into the base first (adapter+hub://… or adapter+folder:…)",
+    )
+    continue_from: ContinueFrom | None = Field(
+        default=None,
+        description="extend the run of an earlier stage: its init, tune, optimizer and precision, "
+        "from one of its checkpoints on, with the state of its optimiser",
     )
     tune: Tune
     global_batch: GlobalBatch
@@ -225,6 +234,11 @@ class Stage(Strict):
     train: list[str] | None = None
     filters: list[FilterEntry] | None = None
     tokens: Tokens | None = None
+    validation: Validate | None = Field(default=None, alias="validate")
+    export_from: ExportFrom = Field(
+        default="last",
+        description="last, best (by the loss of `validate`) or step:600: the weights to export",
+    )
     exports: list[Literal["adapter", "merged"]] | None = None
 
     @model_validator(mode="after")
@@ -257,4 +271,12 @@ class Stage(Strict):
     def _adapter_needs_lora(self) -> Stage:
         if self.exports and "adapter" in self.exports and not self.is_lora:
             raise ValueError(f"stage {self.name} has no LoRA module: there is no adapter to export")
+        return self
+
+    @model_validator(mode="after")
+    def _best_needs_validation(self) -> Stage:
+        if self.export_from == "best" and not self.validation:
+            raise ValueError(
+                "`export_from: best` is chosen by `validate`, which this stage does not have"
+            )
         return self

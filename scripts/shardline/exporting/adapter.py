@@ -1,4 +1,7 @@
-"""Exporting a LoRA adapter: checked to hold something, and copied. Reads no tensor library."""
+"""Exporting a LoRA adapter: checked to hold something, and copied.
+
+Reads no tensor library, unless the adapter is that of a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from shardline.errors import ConfigError, GateError
+from shardline.exporting.chosen import CONFIG, LAST, WEIGHTS, write_adapter
 from shardline.files import file_entry, read_json, sha256_file, write_json
 from shardline.folders import install, remove, unfinished
-from shardline.training.outcome import EXTRA, final_folder
+from shardline.training.checkpoints import step_of
+from shardline.training.outcome import EXTRA, final_folder, kept_checkpoint
 
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 BLOCK = 1 << 20
 
 
-def export_adapter(result_file: Path, folder: Path, manifest: Path) -> None:
+def export_adapter(
+    result_file: Path, folder: Path, manifest: Path, export_from: str = LAST
+) -> None:
     """Copy the adapter of a finished stage and write its manifest.
 
+    Args:
+        export_from: ``last``, or ``best`` or ``step:<n>``: one of the checkpoints that were kept.
+
     Raises:
-        ConfigError: the stage has no adapter, or base weights were trained beside it.
+        ConfigError: the stage has no adapter, base weights were trained beside it, or the
+            checkpoint was not kept.
         GateError: a tensor of the adapter is empty or all zeros, or the file is not the result's.
     """
     result = read_json(result_file)
@@ -40,11 +49,14 @@ def export_adapter(result_file: Path, folder: Path, manifest: Path) -> None:
     recorded = {Path(entry["name"]).name: entry["sha256"] for entry in result["weights"]}
     if sha256_file(final / WEIGHTS) != recorded[WEIGHTS]:
         raise GateError(f"{final / WEIGHTS}: not the file that {result_file} names; train again")
-    tensors = check_tensors(final / WEIGHTS)
+    checkpoint = None if export_from == LAST else kept_checkpoint(result_file, result, export_from)
     growing = unfinished(folder, "export")
     remove(growing)
     growing.mkdir()
-    for file in (WEIGHTS, CONFIG):
+    if checkpoint:
+        write_adapter(checkpoint, final, growing)
+    tensors = check_tensors((growing if checkpoint else final) / WEIGHTS)
+    for file in () if checkpoint else (WEIGHTS, CONFIG):
         shutil.copyfile(final / file, growing / file)
     install(growing, folder)
     write_json(
@@ -54,6 +66,8 @@ def export_adapter(result_file: Path, folder: Path, manifest: Path) -> None:
             "kind": "adapter",
             "recipe": result["recipe"],
             "name": result["name"],
+            "export_from": export_from,
+            "step": step_of(checkpoint) if checkpoint else result.get("steps"),
             "base_model": read_json(folder / CONFIG)["base_model_name_or_path"],
             "tensors": tensors,
             "files": [file_entry(folder / file) for file in (CONFIG, WEIGHTS)],

@@ -13,11 +13,13 @@ from safetensors.torch import load_file
 
 import shardline.attention  # noqa: F401 (registers the attention that families ask for)
 from shardline.errors import DataError, GateError
+from shardline.exporting.chosen import LAST, load_checkpoint, write_adapter
 from shardline.exporting.processor import add_processor
 from shardline.files import file_entry, naming_full_disk, read_json, sha256_file, write_json
 from shardline.folders import install, remove, unfinished
 from shardline.placeholders import placeholder_ids
-from shardline.training.outcome import EXTRA, final_folder
+from shardline.training.checkpoints import step_of
+from shardline.training.outcome import EXTRA, final_folder, kept_checkpoint
 from shardline.versions import package_versions
 
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
@@ -35,6 +37,7 @@ def merge_model(
     folder: Path,
     manifest: Path,
     limits: tuple[int, int] | None = None,
+    export_from: str = LAST,
 ) -> None:
     """Write the model of a finished stage, with its processor and the template it was trained on.
 
@@ -42,8 +45,10 @@ def merge_model(
         model: folder that the stage was initialised from; ``model_manifest`` is its manifest.
         limits: least and most visual tokens an image, as in training; they go into the saved
             processor, so that stock transformers resizes as training did.
+        export_from: ``last``, or ``best`` or ``step:<n>``: one of the checkpoints that were kept.
 
     Raises:
+        ConfigError: the checkpoint was not kept.
         DataError: that is not the model that the stage was trained from.
         GateError: merge parity: a targeted tensor is unchanged, another one is not, or the merged
             model's logits differ from the base's with its adapter.
@@ -52,16 +57,27 @@ def merge_model(
     if sha256_file(model_manifest) != result["model_sha256"]:
         raise DataError(f"{model_manifest}: not what {result_file} was trained from; train again")
     final = final_folder(result_file, result)
+    checkpoint = None if export_from == LAST else kept_checkpoint(result_file, result, export_from)
     growing = unfinished(folder, "export")
     remove(growing)
     growing.mkdir()
     dtype = saved_dtype(final if result["kind"] == "full" else model)
     if result["kind"] == "full":
-        merged = family.load_model(final, dtype, "cpu")
+        merged = (
+            load_checkpoint(family, model, checkpoint, dtype)
+            if checkpoint
+            else family.load_model(final, dtype, "cpu")
+        )
         before = digests(family.load_model(model, dtype, "cpu"), dtype)
         after = digests(merged, dtype)
         changed = [name for name in before if before[name] != after[name]]
         parity = _parity(0.0, dtype, len(changed), len(before) - len(changed))
+    elif checkpoint:
+        adapter = growing / "adapter"
+        adapter.mkdir()
+        write_adapter(checkpoint, final, adapter)
+        merged, parity = merge_adapter(family, model, adapter, dtype)
+        remove(adapter)
     else:
         merged, parity = merge_adapter(family, model, final, dtype)
     write_model(family, merged, model, growing, dtype, limits)
@@ -74,6 +90,8 @@ def merge_model(
             "kind": "merged",
             "recipe": result["recipe"],
             "name": result["name"],
+            "export_from": export_from,
+            "step": step_of(checkpoint) if checkpoint else result.get("steps"),
             "files": [file_entry(file, file.relative_to(folder).as_posix()) for file in files],
             "parity": parity,
             **({"trained_on": f"the base in {four}"} if (four := result.get("quantise")) else {}),

@@ -11,11 +11,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from shardline.redact import redact_text
 from shardline.reporting.artefacts import Artefacts, Json
+from shardline.reporting.chosen import SELECTED, SELECTED_MEANS
 from shardline.reporting.gates import UNKNOWN_LICENCES
 from shardline.reporting.numbers import count
 from shardline.reporting.page import commands, score_tables, source_text, trained_sentence
 
 FEW_ITEMS = 300
+ROLES = {"train": "training", "benchmark": "benchmark", "validation": "validation"}
 _HUB = re.compile(r"^hub://(?P<name>[\w.-]+/[\w.-]+)@")
 
 
@@ -99,7 +101,8 @@ def front_matter(options: Json, summary: Json) -> Json:
                     "type": "accuracy",
                     "value": models[last]["accuracy"],
                     "name": f"accuracy, {models[last]['n']} items, 95 % interval "
-                    f"{models[last]['low']:.4f} to {models[last]['high']:.4f}",
+                    f"{models[last]['low']:.4f} to {models[last]['high']:.4f}"
+                    + (f", {SELECTED}" if models[last]["selected_on_test"] else ""),
                 }
             ],
         }
@@ -149,7 +152,7 @@ def _data_rows(options: Json, summary: Json) -> list[Json]:
     for dataset in options["datasets"]:
         lock = locks.get(dataset["name"])
         rows[dataset["name"]] = {
-            "role": "training" if dataset["role"] == "train" else "benchmark",
+            "role": ROLES[dataset["role"]],
             "licence": dataset["licence"],
             "source": source_text(lock) if lock else redact_text(dataset["source"]),
         }
@@ -168,6 +171,8 @@ def limitations(options: Json, summary: Json) -> list[str]:
             f"On {benchmark}, {100 * (1 - score['accuracy']):.1f} % of the answers are wrong, "
             f"{count(score['wrong_format'])} of them without a readable point."
         )
+        if score["selected_on_test"]:
+            lines.append(f"On {benchmark} this model was {SELECTED}: {SELECTED_MEANS}")
         if score["n"] < FEW_ITEMS:
             lines.append(f"{benchmark} has only {count(score['n'])} items: mind the interval.")
         if summary["improvement"].get(benchmark, {}).get("intervals_touch"):

@@ -158,6 +158,7 @@ def train_figures(recipe: str, stage: str, artefacts: Artefacts) -> Json | None:
         return None
     figures = (
         "key", "kind", "steps", "first_loss", "final_loss", "parameters", "trainable_parameters",
+        "validation", "best", "stopped_early", "continues",
     )  # fmt: skip
     return {key: result.get(key) for key in figures} | {
         "result_sha256": sha256_file(artefacts.path(name)),
@@ -166,15 +167,16 @@ def train_figures(recipe: str, stage: str, artefacts: Artefacts) -> Json | None:
 
 
 def export_figures(recipe: str, stage: str, artefacts: Artefacts) -> Json | None:
-    """The exported forms of a stage's model and their bytes."""
-    kinds = {}
+    """The exported forms of a stage's model, their bytes, and the step they are of."""
+    kinds, choice = {}, {}
     for path in sorted(artefacts.path(f"models/{recipe}/{stage}").glob("*.json")):
         manifest = artefacts.json(f"models/{recipe}/{stage}/{path.name}")
         kinds[path.stem] = sum(file["bytes"] for file in manifest["files"])
+        choice = {key: manifest.get(key) for key in ("export_from", "step")}
     if not kinds:
         return None
     seconds = artefacts.seconds(f"export_adapter/{recipe}/{stage}", f"merge_model/{recipe}/{stage}")
-    return {"bytes": kinds, "seconds": seconds}
+    return {"bytes": kinds, **choice, "seconds": seconds}
 
 
 def evaluation_counts(recipe: str, model: str, benchmark: str, artefacts: Artefacts) -> Json | None:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from shardline.reporting.artefacts import Artefacts, Json
 from shardline.reporting.charts import Series, line_chart, moving_mean
 
+VALIDATION = "validation/loss"
 RATE_NAMES = ("learning_rate", "lr")
 NO_CHART = Markup("")
 RATE_LOOKS = ("line", "second", "third")
@@ -23,6 +24,7 @@ class Curves:
     loss: Markup = NO_CHART
     rate: Markup = NO_CHART
     window: int = 1
+    validated: bool = False
     rates: tuple[str, ...] = ()
     problem: str = ""
 
@@ -49,6 +51,8 @@ def stage_curves(recipe: str, stage: str, key: str | None, artefacts: Artefacts)
     lines = [Series("loss of a step", steps, losses, "faint" if window > 1 else "line")]
     if window > 1:
         lines.append(Series(f"mean of {window} steps", steps, moving_mean(losses, window)))
+    if validation := sorted(metrics.get(VALIDATION, {}).items()):
+        lines.append(Series("validation loss", *zip(*validation, strict=True), look="second"))
     rates = {name: values for name, values in sorted(metrics.items()) if _is_rate(name)}
     distinct = {tuple(sorted(values.items())): name for name, values in reversed(rates.items())}
     rate_lines = [
@@ -60,6 +64,7 @@ def stage_curves(recipe: str, stage: str, key: str | None, artefacts: Artefacts)
         loss=line_chart(lines, "optimiser step", "loss (nats a token)"),
         rate=line_chart(rate_lines, "optimiser step", "learning rate"),
         window=window,
+        validated=bool(validation),
         rates=tuple(line.name for line in rate_lines),
     )
 

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from shardline.redact import redact_text
 from shardline.reporting.artefacts import Artefacts, Json
 from shardline.reporting.charts import Interval, interval_chart
+from shardline.reporting.chosen import SELECTED, SELECTED_MEANS, checkpoint_note
 from shardline.reporting.curves import stage_curves
 from shardline.reporting.filters import filter_pictures
 from shardline.reporting.numbers import count, per_cent, plural, seconds, size
@@ -38,6 +39,8 @@ def render_page(options: Json, summary: Json, artefacts: Artefacts) -> str:
         if dataset["role"] == "train"
     }
     return page_template().render(
+        selected=SELECTED,
+        selected_means=SELECTED_MEANS,
         title=options["title"],
         description=redact_text(options.get("description") or ""),
         trained=trained_sentence(options, summary),
@@ -46,9 +49,12 @@ def render_page(options: Json, summary: Json, artefacts: Artefacts) -> str:
         last_model=last,
         prediction_sets=[item for item in sets if item["groups"]],
         curves=[
-            stage_curves(
-                options["recipe"], name, _stage(summary, "train", name).get("key"), artefacts
-            )
+            {
+                "charts": stage_curves(
+                    options["recipe"], name, _stage(summary, "train", name).get("key"), artefacts
+                ),
+                "note": checkpoint_note(summary, name),
+            }
             for name in summary["training"]
         ],
         funnel=funnel(summary),
@@ -149,6 +155,8 @@ def headlines(summary: Json) -> list[Json]:
                 f" The intervals {touch}. {after} hits {plural(gain['gained'], 'item')} that"
                 f" {before} misses, and misses {count(gain['lost'])} that {before} hits."
             )
+        if selected := [model for model in shown if models[model]["selected_on_test"]]:
+            sentence += f" {selected[-1]} was {SELECTED}: {SELECTED_MEANS}"
         result.append({"benchmark": benchmark, "figures": figures, "sentence": sentence})
     return result
 
@@ -164,6 +172,7 @@ def score_tables(summary: Json) -> Json:
                 "model": model,
                 **{key: per_cent(score[key]) for key in ("accuracy", "low", "high", "macro")},
                 **{key: count(score[key]) for key in ("n", "wrong_format", "missing")},
+                "selected": score["selected_on_test"],
             }
             for model, score in models.items()
         ]
@@ -181,6 +190,7 @@ def score_tables(summary: Json) -> Json:
         tables[benchmark] = {
             "rows": rows,
             "models": list(models),
+            "selected": any(score["selected_on_test"] for score in models.values()),
             "chart": interval_chart(intervals, "accuracy with 95 % interval"),
             "cells": [_cell(name, models) for name in names],
         }

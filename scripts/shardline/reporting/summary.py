@@ -34,14 +34,20 @@ def summarise(options: Json, artefacts: Artefacts) -> Json:
 
 
 def read_scores(options: Json, artefacts: Artefacts) -> Json:
-    """``{benchmark: {model: {"accuracy", "n", "low", "high", ...}}}``, fractions, not per cent."""
+    """``{benchmark: {model: {"accuracy", "n", "low", "high", ...}}}``, fractions, not per cent.
+
+    ``selected_on_test``: items of the benchmark's dataset decided which checkpoint was exported.
+    """
     scores: Json = {}
+    chosen_on = {stage["name"]: stage.get("chosen_on", ()) for stage in options["stages"]}
     for benchmark in options["benchmarks"]:
         scores[benchmark] = {}
         for model in options["models"]:
             found = artefacts.json(f"evals/{options['recipe']}/{model}/{benchmark}/scores.json")
             if found is not None:
-                scores[benchmark][model] = {key: found.get(key) for key in SCORE_FIELDS}
+                selected = benchmark in chosen_on.get(model, ())
+                figures = {key: found.get(key) for key in SCORE_FIELDS}
+                scores[benchmark][model] = figures | {"selected_on_test": selected}
     return scores
 
 

@@ -134,6 +134,12 @@ class Delivery:
         params |= {f"lock.{name}": lock["sha256"] for name, lock in locks.items()}
         self.store.log_params(run_id, {k: v for k, v in params.items() if v is not None})
         self.store.log_datasets(run_id, list(locks.values()), "training")
+        if watched := run.get("validation"):
+            paths = [self.results / "raw" / f"{name}.lock.json" for name in watched["datasets"]]
+            known = [read_json(path) for path in paths if path.is_file()]
+            self.store.log_datasets(run_id, known, "validation")
+        if parent := run.get("continues"):
+            self.tag_parent(training.recipe, run_id, parent)
         plan_file = self.results / "plans" / training.recipe / f"{training.stage}.json"
         if plan_file.is_file() and read_json(plan_file) == training.run.get("plan"):
             self.add_artefact(record, plan_file, "plan")
@@ -173,6 +179,14 @@ class Delivery:
             self.add_artefact(record, LOCK, "environment")
         record["environment"] = mark
         self.save()
+
+    def tag_parent(self, recipe: str, run_id: str, parent: Json) -> None:
+        """Name the run that a training extends."""
+        tags = {f"{TAG}continues": f"{parent['stage']}/{parent['key']} step {parent['step']}"}
+        if record := self.record_of(recipe, parent["stage"], parent["key"]):
+            tags[f"{TAG}continues_run"] = record["run_id"]
+        for tag, value in tags.items():
+            self.store.client.set_tag(run_id, tag, value)
 
     def deliver_metrics(self, training: Training, record: Json) -> None:
         """The journal's values that come after each metric's last delivered step."""

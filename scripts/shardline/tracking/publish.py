@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TAG = "shardline."
 ALIAS = "candidate"
+SELECTED = "selected_on_test"
 FIELDS = ("accuracy", "low", "high", "n")
 LARGEST_MODEL = 500_000_000  # bytes of a merged model that is uploaded to a server
 
@@ -79,6 +80,17 @@ def publish_stage(delivery: Delivery, recipe: str, stage: str, record: Json, sum
         if path.is_file() and sha256_file(path) == told:
             delivery.add_artefact(record, path, f"scores/{benchmark}")
     set_scores(delivery, record, scores)
+    if selected := selected_on(summary, stage):
+        delivery.store.client.set_tag(record["run_id"], f"{TAG}{SELECTED}", selected)
+
+
+def selected_on(summary: Json, stage: str) -> str:
+    """Benchmarks whose items decided which checkpoint of a stage was exported."""
+    return ", ".join(
+        benchmark
+        for benchmark, models in summary["scores"].items()
+        if models.get(stage, {}).get(SELECTED)
+    )
 
 
 def set_scores(delivery: Delivery, record: Json, scores: dict[str, float]) -> None:
@@ -112,6 +124,8 @@ def publish_model(delivery: Delivery, recipe: str, stage: str, key: str, summary
         for benchmark, models in summary["scores"].items()
         if stage in models
     }
+    if selected := selected_on(summary, stage):
+        scores[f"{TAG}{SELECTED}"] = selected
     if same:
         version = same[0]
         for tag, value in scores.items():

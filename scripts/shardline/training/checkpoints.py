@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from shardline.errors import ConfigError
 from shardline.files import file_entry, read_json, sha256_file, sync_folder, write_json
@@ -92,10 +92,35 @@ def newest(work: Path, most: int) -> tuple[int, Path] | None:
     return None
 
 
-def prune(work: Path, keep: int = 2) -> None:
-    """Remove all but the newest ``keep`` checkpoints."""
-    for _, folder in sorted(_folders(work), reverse=True)[keep:]:
-        _remove(folder)
+def prune(
+    work: Path, keep: int | Literal["all"] = 2, every: int = 1, named: Collection[int] = ()
+) -> None:
+    """Remove checkpoints, so that which are left does not depend on where a run was interrupted.
+
+    Left are those ``named``, and the newest ``keep`` of the newest one and those of the steps that
+    ``every`` divides.
+    """
+    found = dict(sorted(_folders(work), reverse=True))
+    newest = max(found, default=None)
+    regular = [step for step in found if step == newest or step % every == 0]
+    kept = {*named, *regular[: None if keep == "all" else keep]}
+    for step in found.keys() - kept:
+        _remove(found[step])
+
+
+def kept(work: Path, file: str) -> list[dict[str, Any]]:
+    """``{"step", "sha256"}`` of each whole checkpoint that has ``file``, whose hash it is."""
+    entries = []
+    for step, folder in sorted(_folders(work)):
+        if (folder / COMPLETE).is_file():
+            hashes = {one["name"]: one["sha256"] for one in read_json(folder / COMPLETE)["files"]}
+            entries += [{"step": step, "sha256": hashes[file]}] if file in hashes else []
+    return entries
+
+
+def validations(folder: Path) -> dict[int, float]:
+    """The validation losses by step that a checkpoint's run had, as `seal` was told them."""
+    return dict(read_json(folder / COMPLETE)["validations"])
 
 
 def discard(work: Path, step: int) -> None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
+
+from shardline.errors import GateError
+from shardline.training.outcome import TRAINED
 
 
 @contextlib.contextmanager
@@ -93,3 +98,20 @@ def put(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
             if parameter.requires_grad:
                 with whole(parameter, writer=0):
                     parameter.copy_(tensors[name])
+
+
+def take_trained(model: torch.nn.Module, checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Put what a checkpoint has trained into a model; every rank must call this.
+
+    Returns:
+        Those tensors.
+
+    Raises:
+        GateError: the checkpoint is of other parameters than those trained in the model.
+    """
+    tensors = load_file(checkpoint / TRAINED)
+    named = model.named_parameters()
+    if tensors.keys() != {name for name, parameter in named if parameter.requires_grad}:
+        raise GateError(f"{checkpoint}: its parameters are not those that are trained now")
+    put(model, tensors)
+    return tensors

@@ -26,3 +26,9 @@ class Stage:
     threads: int
     features: Sequence[Path] = ()
     """Manifests of the vision tower's outputs, where ``options`` has ``features``, their point."""
+    validation: Path | None = None
+    """Summary of the plan to validate on, where ``options`` has ``validate``."""
+    parent: Path | None = None
+    """Result of the stage whose run is extended, where ``options`` has ``continue_from``."""
+    named_steps: Sequence[int] = ()
+    """Steps whose checkpoints are written and kept, whatever the preset says."""

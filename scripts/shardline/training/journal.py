@@ -1,8 +1,9 @@
 """The journal of a training: one line a step, and TensorBoard files as a view of it.
 
 ``metrics.jsonl`` has ``{"step", "time", "metrics": {...}}`` for each finished step and is flushed
-with each line. A resumed training cuts it back to the step it resumes from, and the TensorBoard
-file is written anew from what is left, so that no step is there twice.
+with each line; a step that was validated has a second one, with those figures. A resumed training
+cuts it back to the step it resumes from, and the TensorBoard file is written anew from what is
+left, so that no step is there twice.
 """
 
 from __future__ import annotations
@@ -24,9 +25,17 @@ TENSORBOARD = "tensorboard"
 class Journal:
     """Appends steps to ``metrics.jsonl`` and to a TensorBoard file."""
 
-    def __init__(self, folder: Path, resumed: int = 0) -> None:
-        """Open the journal of a work folder, cut back to ``resumed`` steps."""
-        lines = [line for line in read_journal(folder) if line["step"] <= resumed]
+    def __init__(self, folder: Path, resumed: int = 0, again: str | None = None) -> None:
+        """Open the journal of a work folder, cut back to ``resumed`` steps.
+
+        Args:
+            again: a metric of step ``resumed`` that is going to be added; a line with it is cut.
+        """
+        lines = [
+            line
+            for line in read_journal(folder)
+            if line["step"] < resumed or (line["step"] == resumed and again not in line["metrics"])
+        ]
         with atomic_file(folder / METRICS) as file:
             for line in lines:
                 file.write((canonical_json(line) + "\n").encode())

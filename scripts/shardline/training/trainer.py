@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -24,13 +24,15 @@ from transformers.trainer_callback import PrinterCallback
 from shardline.errors import GateError
 from shardline.files import naming_full_disk
 from shardline.training import checkpoints, random_state
-from shardline.training.gathered import put, trained_tensors
+from shardline.training.continued import take_optimizer
+from shardline.training.gathered import take_trained, trained_tensors
 from shardline.training.journal import Journal
 from shardline.training.metrics import StepMeter
 from shardline.training.optimizers import class_and_options
+from shardline.training.outcome import TRAINED
 from shardline.training.packs import Row, token_losses
+from shardline.training.validation import LOSS, Validation
 
-TRAINED = "trained.safetensors"
 SPEAK_EVERY = 5.0  # seconds between two lines of the log
 
 
@@ -73,6 +75,11 @@ class PlanTrainer(Trainer):
         self._look = look
         self._stop = stop
         self.journal: Journal | None = None
+        self.validation: Validation | None = None
+        self.parent: Path | None = None
+        self.keep_checkpoints: int | Literal["all"] = 2
+        self.named_steps: Collection[int] = ()
+        self.ended = ""
         self._rows = rows
         self._reading: Generator[Row] = (row for row in ())
         self._groups = groups
@@ -178,6 +185,8 @@ class PlanTrainer(Trainer):
             self._first_step = self.saved = checkpoints.step_of(Path(resume_from_checkpoint))
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+        except Ended:
+            return None
         except Exception:
             if self.args.world_size == 1 and not self.is_deepspeed_enabled:
                 self._keep_last_step()
@@ -224,8 +233,12 @@ class PlanTrainer(Trainer):
         if self.args.should_save:
             if self.journal:
                 self.journal.sync()
-            checkpoints.seal(work / f"checkpoint-{step}", step=step, **self.parts())
-            checkpoints.prune(work)
+            facts, named = {"step": step, **self.parts()}, set(self.named_steps)
+            if self.validation:
+                facts["validations"] = list(map(list, self.validation.losses.items()))
+                named |= {best.step} if (best := self.validation.best()) else set()
+            checkpoints.seal(work / f"checkpoint-{step}", **facts)
+            checkpoints.prune(work, self.keep_checkpoints, self.args.save_steps, named)
         self.saved = step
 
     def _load_from_checkpoint(
@@ -240,12 +253,7 @@ class PlanTrainer(Trainer):
         Raises:
             GateError: the checkpoint is of other parameters than those trained now.
         """
-        tensors = load_file(checkpoint / TRAINED)
-        named = self.model.named_parameters()
-        if tensors.keys() != {name for name, parameter in named if parameter.requires_grad}:
-            raise GateError(f"{checkpoint}: its parameters are not those that are trained now")
-        put(self.model, tensors)
-        self.restored = tensors
+        self.restored = take_trained(self.model, checkpoint)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Nothing: `finish_step` writes the journal."""
@@ -289,6 +297,31 @@ class PlanTrainer(Trainer):
             f"{tokens / passed:,.0f} tokens/s  left {left}"
         )
 
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Validate the step that has just ended; a new best one is saved, a fruitless one the last.
+
+        A request to stop ends the validation, too; the resumed run begins with it then.
+        """
+        begun = time.monotonic()
+        self.control.should_evaluate = False
+        step, last = self.state.global_step, self.state.global_step == self.args.max_steps
+        stop = (lambda: False) if last else self.stop_anywhere
+        found = self.validation.run(self.model_wrapped, step, stop)
+        if found is None:
+            self.control.should_save = self.control.should_training_stop = True
+            return {}
+        if self.journal:
+            self.journal.add(step, found)
+        best, self.ended = self.validation.best(), self.validation.reason_to_stop()
+        said = f"lowest {best.loss:.4f} at step {best.step}"
+        self.say(f"step {step}/{self.args.max_steps}  validation loss {found[LOSS]:.4f}  {said}")
+        if self.ended:
+            self.say(f"step {step}: training ends here: {self.ended}")
+            self.control.should_training_stop = True
+        self.control.should_save |= bool(self.ended) or best.step == step
+        self._begun += time.monotonic() - begun
+        return found
+
     def stop_anywhere(self) -> bool:
         """Whether any rank was asked to stop: all must do so, or none."""
         asked = bool(self._stop())
@@ -317,6 +350,10 @@ class PlanTrainer(Trainer):
         }
 
 
+class Ended(Exception):
+    """Nothing is trained: the validation that a resumed training begins with ended it."""
+
+
 class _Steps(TrainerCallback):
     """What happens at fixed places of the Trainer's loop."""
 
@@ -324,14 +361,26 @@ class _Steps(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.trainer.begin()
+        trainer = self.trainer
+        if trainer.parent and not state.global_step:
+            take_optimizer(trainer.optimizer, trainer.parent)
+        if trainer.validation and trainer.validation.due(state.global_step):
+            trainer.evaluate()
+            if control.should_training_stop:
+                raise Ended
+        trainer.begin()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.begin_update()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.trainer.finish_step():
+        validation, last = self.trainer.validation, state.global_step == args.max_steps
+        stop = self.trainer.finish_step()
+        if stop:
             control.should_save = control.should_training_stop = True
+        if validation and validation.due(state.global_step):
+            control.should_evaluate = last or not stop
+        control.should_save |= state.global_step in self.trainer.named_steps
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if args.world_size > 1:

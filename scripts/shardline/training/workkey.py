@@ -17,6 +17,8 @@ def work_key(
     model: Path,
     code: str,
     features: Sequence[Path] = (),
+    validation: Sequence[Path] = (),
+    parent: Sequence[Path] = (),
 ) -> str:
     """A short name that equals another's exactly if the two trainings are the same.
 
@@ -26,6 +28,8 @@ def work_key(
         model: manifest of the weights that the stage starts from.
         code: fingerprint of the training program.
         features: manifests of what is read in place of pictures.
+        validation: summary of the plan to validate on, if any.
+        parent: result of the stage whose run is extended, if any.
     """
     parts = {
         "options": options,
@@ -33,6 +37,8 @@ def work_key(
         "model": sha256_file(model),
         "code": code,
     }
-    if features:
-        parts["features"] = [sha256_file(manifest) for manifest in features]
+    others = {"features": features, "validation": validation, "parent": parent}
+    for name, files in others.items():
+        if files:
+            parts[name] = [sha256_file(file) for file in files]
     return short_hash(parts, DIGITS)
