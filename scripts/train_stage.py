@@ -49,6 +49,8 @@ from shardline.training.signals import StopRequest
 from shardline.training.workkey import work_key
 
 METHODS = ("sft",)
+FILES = {"features": "features", "validation": "validate", "parent": "continue_from"}
+"""Arguments that name files, and the options that ask for them."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

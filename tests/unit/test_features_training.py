@@ -96,7 +96,7 @@ def test_other_features_are_another_training_and_those_of_another_model_none(
 ) -> None:
     first = features(fresh, "projected")
     train_stage.main(arguments(fresh, "projected", first))
-    with pytest.raises(ConfigError, match="--features: manifests go with the option `features`"):
+    with pytest.raises(ConfigError, match="--features: files go with the option `features`"):
         train_stage.main([*fresh.training(), "--features", str(first)])
     (key,) = (folder.name for folder in (fresh.stage / "work").iterdir())
     other = features(fresh, "projected", name="finer", preset="vision_patches: 1\n")
