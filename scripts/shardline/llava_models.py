@@ -6,7 +6,6 @@ Nothing here imports torch or transformers before a function that needs them is 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,6 @@ from shardline.vicuna_chat import (
 if TYPE_CHECKING:
     import torch
 
-_BLOCK = re.compile(r"\.layers\.(\d+)\.")
 TOWER = "vision_tower"
 PROJECTOR = "multi_modal_projector"
 """Names in the model's ``model``."""
@@ -83,25 +81,26 @@ def module_of(parameter_name: str) -> str:
     return "projector" if "multi_modal_projector" in parts else "llm"
 
 
+def unread(model: torch.nn.Module, parameter_name: str) -> bool:
+    """Whether a parameter is behind the tower's layer whose output is taken: nothing trains it.
+
+    Args:
+        parameter_name: of the bare model.
+    """
+    wanted = model.config.vision_feature_layer
+    depth = model.config.vision_config.num_hidden_layers
+    # Place 0 of the tower's outputs is what goes into its first layer.
+    layers = [one % (depth + 1) for one in (wanted if isinstance(wanted, list) else [wanted])]
+    _, found, rest = parameter_name.partition(f"{TOWER}.encoder.layers.")
+    if found:
+        return int(rest.partition(".")[0]) >= max(layers)
+    return f"{TOWER}.post_layernorm." in parameter_name
+
+
 def lora_targets(model: torch.nn.Module, module: str) -> list[str]:
-    """Full names of the linear layers of a module, without ``lm_head``."""
-    return linear_layers(model, module, module_of)
-
-
-def unused_parameters(model: torch.nn.Module) -> set[str]:
-    """Names of what no answer depends on: the tower after the layer that features are taken of."""
-    blocks = model.config.vision_config.num_hidden_layers
-    chosen = model.config.vision_feature_layer
-    chosen = [chosen] if isinstance(chosen, int) else chosen
-    used = max(layer % (blocks + 1) for layer in chosen)  # 0 is what enters the first block
-    return {
-        name
-        for name, _ in model.named_parameters()
-        if module_of(name) == "vision"
-        and (
-            ".post_layernorm." in name or ((block := _BLOCK.search(name)) and int(block[1]) >= used)
-        )
-    }
+    """Full names of the linear layers of a module that are read, without ``lm_head``."""
+    names = linear_layers(model, module, module_of)
+    return [name for name in names if not unread(model, f"{name}.weight")]
 
 
 def set_image_limits(folder: Path, min_visual_tokens: int, max_visual_tokens: int) -> None:

@@ -108,7 +108,9 @@ class Foreign:
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["new names", "old names"])
-@pytest.mark.parametrize("name", list(tiny_rows.FAMILIES))
+@pytest.mark.parametrize(
+    "name", ["qwen2_vl", pytest.param("qwen2_5_vl", marks=pytest.mark.slow), "llava"]
+)
 def test_base_and_adapter_become_one_model(tmp_path: Path, name: str, old: bool) -> None:
     patterns = {"rank_pattern": {"up_proj": 2}, "alpha_pattern": {"q_proj": 3}}
     foreign = Foreign(tmp_path, name, **patterns, use_rslora=old)

@@ -18,7 +18,7 @@ from shardline.llava_models import (
     lora_targets,
     module_of,
     set_image_limits,
-    unused_parameters,
+    unread,
 )
 from shardline.llava_vision import (
     MERGE,
@@ -81,7 +81,7 @@ __all__ = [
     "set_image_limits",
     "stored_inputs",
     "train_tokenizer",
-    "unused_parameters",
+    "unread",
     "vision_inputs",
     "visual_tokens",
 ]

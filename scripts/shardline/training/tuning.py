@@ -49,20 +49,16 @@ def apply_tuning(model: torch.nn.Module, family: Any, tune: Tune) -> torch.nn.Mo
     Raises:
         ConfigError: as `kind` and `lora_targets`, or two modules want another LoRA dropout.
     """
-    unused = unused_parameters(model, family)
+    unread = getattr(family, "unread", None)
     if kind(tune) == "lora":
         model = _adapted(model, family, tune)
     for name, parameter in model.named_parameters():
         mode = tune[family.module_of(name)]["mode"]
-        wanted = mode == "lora" if is_adapter(name) else mode == "full"
-        parameter.requires_grad_(wanted and base_name(name) not in unused)
+        trains = mode == "lora" if is_adapter(name) else mode == "full"
+        # Ranks would wait for a gradient that never comes.
+        reached = not (unread and unread(model, base_name(name)))
+        parameter.requires_grad_(trains and reached)
     return model
-
-
-def unused_parameters(model: torch.nn.Module, family: Any) -> set[str]:
-    """Names in the bare model of parameters that no answer depends on, so that none can learn."""
-    find = getattr(family, "unused_parameters", None)
-    return find(model) if find else set()
 
 
 def is_adapter(parameter_name: str) -> bool:
@@ -91,14 +87,13 @@ def lora_targets(model: torch.nn.Module, family: Any, tune: Tune) -> dict[str, l
         ConfigError: a target names an embedding, or no linear layer of its module.
     """
     chosen: dict[str, list[str]] = {}
-    unused = unused_parameters(model, family)
     for module in MODULES:
         if tune[module]["mode"] != "lora":
             continue
         known = [
             name
             for name in family.lora_targets(model, module)
-            if name.split(".")[-1] not in EMBEDDINGS and f"{name}.weight" not in unused
+            if name.split(".")[-1] not in EMBEDDINGS
         ]
         wanted = tune[module].get("targets")
         chosen[module] = known if wanted is None else _pick(known, wanted, module)

@@ -14,7 +14,6 @@ from shardline.training.tuning import (
     Tune,
     base_name,
     is_adapter,
-    unused_parameters,
 )
 
 if TYPE_CHECKING:
@@ -52,10 +51,14 @@ def _module(module: str, tune: Tune, trained: int, total: int) -> str:
 
 def _idle(model: torch.nn.Module, family: Any, tune: Tune) -> list[str]:
     """Blocks that a tuned module has and no answer depends on."""
-    bare = model.get_base_model() if hasattr(model, "peft_config") else model
-    unused = unused_parameters(bare, family)
+    if not (unread := getattr(family, "unread", None)):
+        return []
     return sorted(
-        {_block(name) for name in unused if tune[family.module_of(name)]["mode"] != "frozen"}
+        {
+            _block(base_name(name))
+            for name, _ in model.named_parameters()
+            if tune[family.module_of(name)]["mode"] != "frozen" and unread(model, base_name(name))
+        }
     )
 
 
