@@ -30,6 +30,7 @@ import train_stage
 import write_features_manifest
 from real_samples import convert, media_bytes
 from shardline.errors import ConfigError, DataError
+from shardline.estimate import estimate_stage
 from shardline.exporting.adapter import export_adapter
 from shardline.families import llava
 from shardline.files import read_json, read_jsonl
@@ -38,6 +39,7 @@ from shardline.loader import PlanDataset
 from shardline.merging_family import family_of_model, family_of_plan, family_of_stage
 from shardline.plan_file import read_plan
 from shardline.samples import Sample
+from shardline.tasks import chat
 from shardline.token_checks import planning_columns
 from shardline.token_index import read_index
 from shardline.token_reader import TokenReader
@@ -203,6 +205,23 @@ def test_samples_that_fit_only_when_merged_are_taken(talks: Data) -> None:
     assert any("of the length merged" in row["detail"] for row in read_jsonl(rejects))
 
 
+def test_an_estimate_before_tokenising_counts_alike(talks: Data) -> None:
+    plan = read_json(talks.plan(stage="counted"))
+    converted = token_data.write_converted(talks.results, [*token_data.talks(SHAPES), turns()])
+    options = token_data.plan_options([talks.manifest], family="llava", token_merging=RATIO)
+    found = estimate_stage(
+        {"talks": converted},
+        options,
+        family=family_of_stage(llava, options, talks.model),
+        task=chat,
+        tokens=TOKENS,
+        tokenizer=llava.load_tokenizer(talks.model),
+    )
+    names = ("samples", "tokens", "patches", "steps")
+    assert {name: found[name] for name in names} == {name: plan[name] for name in names}
+    assert found["visual_tokens"] == plan["patches"] - plan["token_merging"]["merged"]
+
+
 def test_answers_are_cut_where_the_merged_sample_is_too_long(talks: Data) -> None:
     """Against a cut of each sample's expanded arrays."""
     limits = range(40, 130, 6)
@@ -301,6 +320,19 @@ def test_packed_flattened_and_padded_steps_train_alike(talks: Data) -> None:
     assert curves["step"][-1] < 0.8 * curves["step"][0]
 
 
+@pytest.mark.slow
+def test_two_ranks_train_as_one_does(talks: Data) -> None:
+    """A rank waits for the gradients of all that is trained; the tower's last block has none."""
+    plan = talks.plan(stage="ranks", max_length=250, steps=4, epochs=None)
+    train_stage.main(talks.arguments(plan))
+    alone = [float.fromhex(loss) for loss in talks.losses("ranks")]
+    shutil.rmtree(talks.folder("ranks"))
+    arguments = talks.arguments(plan, "ranks: 2\n")
+    subprocess.run([sys.executable, "scripts/train_stage.py", *arguments], cwd=ROOT, check=True)
+    assert [float.fromhex(loss) for loss in talks.losses("ranks")] == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.slow
 def test_a_killed_training_goes_on_as_if_it_had_not_been(talks: Data) -> None:
     plan = talks.plan(stage="killed", max_length=500, steps=8, epochs=None)
     arguments = talks.arguments(plan)

@@ -230,6 +230,7 @@ def test_adapted_keys_decide_what_is_merged():
     torch.testing.assert_close(found, merged)
 
 
+@pytest.mark.slow
 def test_a_merging_tower_is_one_graph_of_known_shapes():
     model = merging(tiny_llava.tower(3, 8).float(), 0.3)
     encoder = model.model.vision_tower.encoder
