@@ -27,7 +27,9 @@ checkpoint plan_stage:
     params:
         *planning.params,
         options=planning.options,
-        model=lambda wildcards, input: paths.model_of_lock(input.model) if input.model else [],
+        model=lambda wildcards, input: (
+            paths.model_of_lock(input.model) if input.model else []
+        ),
     message:
         "plan {wildcards.recipe} {wildcards.stage}"
     shell:
@@ -61,7 +63,9 @@ checkpoint plan_validation:
     params:
         *planning_validation.params,
         options=planning_validation.options,
-        model=lambda wildcards, input: paths.model_of_lock(input.model) if input.model else [],
+        model=lambda wildcards, input: (
+            paths.model_of_lock(input.model) if input.model else []
+        ),
     message:
         "plan validation of {wildcards.recipe} {wildcards.stage}"
     shell:

@@ -27,7 +27,8 @@ class MediaKinds:
 
     Attributes:
         packs: uint8 [packs].
-        smallest: of each kind, the planned sample of that kind alone with the fewest patches.
+        smallest: of each kind, the planned sample with the fewest patches; of that kind alone, if
+            there is one.
     """
 
     packs: np.ndarray
@@ -43,10 +44,10 @@ def media_kinds(plan: Plan, results: Path) -> MediaKinds:
     """Look the kinds up in the indexes of a plan's shards.
 
     Raises:
-        DataError: an index is not the planned one, or no sample has a kind of media for itself.
+        DataError: an index is not the planned one, or all samples of a kind were cut short.
     """
     kinds = np.zeros(len(plan.shard), dtype=np.uint8)
-    best: dict[int, tuple[int, Place]] = {}
+    best: dict[int, tuple[bool, int, Place]] = {}
     for number, shard in enumerate(plan.summary["shards"]):
         drawn = np.flatnonzero(plan.shard == number)
         if not len(drawn):
@@ -60,21 +61,21 @@ def media_kinds(plan: Plan, results: Path) -> MediaKinds:
         patches = index["patches"].to_numpy()[plan.row[drawn]]
         for kind in (IMAGE, VIDEO):
             # A sample that was cut short may lack its media.
-            alone = np.flatnonzero((kinds[drawn] == kind) & (plan.cut[drawn] == 0))
-            if len(alone):
-                place = drawn[alone[np.argmin(patches[alone])]]
-                found = (
-                    int(patches[alone].min()),
-                    Place(number, int(plan.row[place]), int(plan.length[place])),
-                )
+            whole = np.flatnonzero((kinds[drawn] & kind) & (plan.cut[drawn] == 0))
+            if len(whole):
+                mixed = kinds[drawn][whole] != kind
+                first = whole[np.lexsort((patches[whole], mixed))[0]]
+                place = Place(number, int(plan.row[drawn[first]]), int(plan.length[drawn[first]]))
+                found = (bool(kinds[drawn[first]] != kind), int(patches[first]), place)
                 best[kind] = min(best.get(kind, found), found)
     for kind, name in ((IMAGE, "images"), (VIDEO, "videos")):
         if kind not in best and (kinds & kind).any():
             raise DataError(
-                f"no planned sample has {name} alone, which DeepSpeed needs; train without it"
+                f"every planned sample with {name} is cut short, and DeepSpeed needs one that is "
+                "whole; raise max_length, or train without DeepSpeed"
             )
     packs = np.bitwise_or.reduceat(kinds, plan.pack_starts[:-1])
-    return MediaKinds(packs, {kind: place for kind, (_, place) in best.items()})
+    return MediaKinds(packs, {kind: place for kind, (*_, place) in best.items()})
 
 
 def _of_samples(index: pa.Table) -> np.ndarray:

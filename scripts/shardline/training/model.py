@@ -36,5 +36,6 @@ def tuned_model(stage: Stage, family: Any, device: torch.device) -> torch.nn.Mod
     model = apply_tuning(model, family, options["tune"])
     if copies:
         for parameter in model.parameters():
-            parameter.data = parameter.data.to(torch.bfloat16)
+            if parameter.is_floating_point():  # what is quantised is packed into bytes
+                parameter.data = parameter.data.to(torch.bfloat16)
     return model
