@@ -180,6 +180,18 @@ class PlanTrainer(Trainer):
         with naming_full_disk(Path(self.args.output_dir)):
             super()._save_checkpoint(model, trial)
 
+    def seal(self) -> None:
+        """Declare the checkpoint of the last finished step complete, and remove older ones."""
+        if not self.args.should_save:
+            return
+        work, step = Path(self.args.output_dir), self.state.global_step
+        facts, named = {"step": step}, set(self.named_steps)
+        if self.validation:
+            facts["validations"] = [list(item) for item in self.validation.losses.items()]
+            named |= {best.step} if (best := self.validation.best()) else set()
+        checkpoints.seal(work / f"checkpoint-{step}", **facts)
+        checkpoints.prune(work, self.keep_checkpoints, self.args.save_steps, named)
+
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
     ) -> None:
@@ -316,11 +328,4 @@ class _Steps(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if args.world_size > 1:
             torch.distributed.barrier()
-        if args.should_save:
-            work, facts = Path(args.output_dir), {"step": state.global_step}
-            named = set(self.trainer.named_steps)
-            if validation := self.trainer.validation:
-                facts["validations"] = [[step, loss] for step, loss in validation.losses.items()]
-                named |= {best.step} if (best := validation.best()) else set()
-            checkpoints.seal(work / f"checkpoint-{state.global_step}", **facts)
-            checkpoints.prune(work, self.trainer.keep_checkpoints, args.save_steps, named)
+        self.trainer.seal()
