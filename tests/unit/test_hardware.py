@@ -37,6 +37,8 @@ def test_a_preset_is_named_by_its_file_and_has_defaults(tmp_path: Path) -> None:
         ("ranks: 0", ["ranks", "0", "at least 1"]),
         ("ranks: two", ["ranks", "'two'", "whole number"]),
         ("ranks: true", ["ranks", "whole number"]),
+        ("keep_checkpoints: 0", ["keep_checkpoints", "0", "at least 1, or all"]),
+        ("keep_checkpoints: best", ["keep_checkpoints", "'best'", "at least 1, or all"]),
         ("gradient_checkpointing: 1", ["gradient_checkpointing", "True"]),
         ("deepspeed: 3", ["deepspeed", "null"]),
         ("- a", ["mapping"]),
