@@ -153,7 +153,7 @@ def _go(run: Run, trainer: PlanTrainer, parent: Path | None) -> int:
         trainer.ended = validation.reason_to_stop()
         again = LOSS if validation.due(step) else None
     if folder:
-        if step < run.steps:
+        if step < run.steps and not trainer.ended:
             checkpoints.check_parts(folder, trainer.parts())
         run.say(f"resuming at step {step} of {run.steps}")
     if run.rank == 0:
