@@ -71,6 +71,8 @@ def overlays(clip: Path) -> dict[str, Json]:
             "train": ["pix2code", "websrc", "templates"],
             "tokens": SMALL,
             "stages.sft.schedule.warmup": 1,
+            "stages.sft.max_length": 4096,  # half of the time, for the pages that fit
+            "stages.sft.global_batch.samples": 4,
         },
         "vase": vases,
         "aurora": {
