@@ -73,34 +73,42 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--samples", type=int, default=192, help="screens to draw")
     parser.add_argument("--steps", type=int, default=200, help="of compiled rows")
-    parser.add_argument("--packed-steps", type=int, default=60, help="of ours not compiled")
+    parser.add_argument("--packed-steps", type=int, default=50, help="of ours not compiled")
     parser.add_argument("--stock-steps", type=int, default=24)
     parser.add_argument("--warm", type=int, default=6, help="steps that are not timed")
-    parser.add_argument("--max-length", type=int, help="tokens a pack (default: by memory)")
+    parser.add_argument("--max-length", type=int, default=8192, help="tokens a pack")
     parser.add_argument("--workers", type=int, default=8, help="of the loader")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--seconds", type=int, default=570, help="rows that come later are left")
     parser.add_argument("--output", type=Path, default=FOLDER / "gpu.json")
+    parser.add_argument(
+        "--folder", type=Path, help="to work in and keep; rows that are there are not run again"
+    )
     parser.add_argument("--row", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.row:
         run_row(arguments.row, arguments.folder)
         return
     settings = {**vars(arguments), "precision": "bf16" if arguments.device == "cuda" else "fp32"}
     settings["threads"] = os.cpu_count() if arguments.device == "cuda" else 1
-    settings["output"] = str(arguments.output)
+    settings |= {"output": str(arguments.output), "folder": None}
+    if arguments.folder:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
+        measure(arguments.folder.resolve(), settings)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "settings.json").write_text(json.dumps(settings))
         measure(Path(folder), settings)
 
 
 def measure(folder: Path, settings: Settings) -> None:
     """Run the rows one after the other; after each, write what is known by then."""
     end = time.monotonic() + settings["seconds"]
-    found: dict[str, dict[str, Any]] = {}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    rows = ("prepare", *ROWS)
+    files = {name: folder / f"{name}.json" for name in rows}
+    found = {name: read_json(files[name]) for name in rows if files[name].is_file()}
     for name in ("prepare", *settings["rows"]):
-        if name == "liger" and not _liger(settings):
+        if name in found or (name == "liger" and not _liger(settings)):
             continue
         begin = time.monotonic()
         print(f"{name} ...", flush=True)
@@ -159,14 +167,9 @@ def _steps(name: str, settings: Settings) -> int:
 
 
 def prepare(folder: Path, settings: Settings) -> dict[str, Any]:
-    """Draw, build, tokenise and plan; settings that depend on the device are added to its file."""
+    """Draw, build, tokenise and plan."""
     import gpu_data
-    import torch
 
-    if settings["max_length"] is None:
-        large = settings["device"] == "cuda" and torch.cuda.mem_get_info()[1] > 100e9
-        settings["max_length"] = 16384 if large else 8192
-    (folder / "settings.json").write_text(json.dumps(settings))
     results = folder / "results"
     model = results / "raw/models/base"
     made = gpu_data.write_samples(folder, settings["samples"])

@@ -104,7 +104,7 @@ def _patch_product() -> type[torch.nn.Conv3d]:
 
 @cache
 def _in_one_call(attention_class: type[torch.nn.Module]) -> type[torch.nn.Module]:
-    """A vision attention that goes over all frames at once where it is told their bounds.
+    """A vision attention that goes over all segments at once where it is told their longest.
 
     transformers' own reads the bounds on the host, block by block, which waits for the device and
     cannot be compiled.
@@ -117,7 +117,8 @@ def _in_one_call(attention_class: type[torch.nn.Module]) -> type[torch.nn.Module
 
     class InOneCall(attention_class):
         def forward(self, hidden_states, cu_seqlens, position_embeddings=None, **kwargs):
-            if kwargs.get("segments") is None:
+            longest = kwargs.get("longest_segment")
+            if longest is None:
                 return super().forward(
                     hidden_states, cu_seqlens, position_embeddings=position_embeddings, **kwargs
                 )
@@ -129,8 +130,8 @@ def _in_one_call(attention_class: type[torch.nn.Module]) -> type[torch.nn.Module
                 attention_mask=None,
                 scaling=self.scaling,
                 is_causal=False,
-                segments=kwargs["segments"],
-                longest_segment=kwargs["longest_segment"],
+                segments=kwargs.get("segments", cu_seqlens),
+                longest_segment=longest,
             )
             return self.proj(attended.flatten(2)[0])
 

@@ -40,15 +40,17 @@ def vision_keywords(
         segments: tell the vision tower its segments at once, where the family has them.
     """
     inputs = family.vision_inputs(images, grids, device, torch.float32, types)
-    if segments and family.ATTENDS_WITHIN_FRAMES:
-        types = [1] * len(images) if types is None else types
-        for kind, name in enumerate(("image", "video"), start=1):
-            if chosen := [grid for grid, this in zip(grids, types, strict=True) if this == kind]:
-                places = sent(torch.from_numpy(family.patch_places(chosen)), device)
-                # Sizes on the host: the tower asks for them, which would wait for the device.
-                sizes = torch.tensor(chosen, dtype=torch.int64)
-                inputs |= {f"{name}_grid_thw": sizes, f"{name}_position_ids": places}
-                inputs |= vision_segments(chosen, device, name)
+    types = [1] * len(images) if types is None else types
+    for kind, name in enumerate(("image", "video"), start=1) if segments else ():
+        chosen = [grid for grid, this in zip(grids, types, strict=True) if this == kind]
+        if chosen and family.ATTENDS_WITHIN_FRAMES:
+            places = sent(torch.from_numpy(family.patch_places(chosen)), device)
+            # Sizes on the host: the tower asks for them, which would wait for the device.
+            sizes = torch.tensor(chosen, dtype=torch.int64)
+            inputs |= {f"{name}_grid_thw": sizes, f"{name}_position_ids": places}
+            inputs |= vision_segments(chosen, device, name)
+        elif chosen and getattr(family, "ATTENDS_WITHIN_WINDOWS", False):
+            inputs[f"{name}_longest_segment"] = max(height * width for _, height, width in chosen)
     return inputs
 
 

@@ -11,7 +11,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from shardline import attention
+from shardline.families import qwen2_5_vl
 from shardline.families import qwen2_vl as family
+from shardline.vision_features import vision_keywords
 
 LENGTHS = [5, 17, 16, 1, 17, 30]
 
@@ -98,3 +100,33 @@ def test_images_in_one_call_are_what_they_are_one_by_one(tmp_path: Path) -> None
         inputs["pixel_values"], inputs["image_grid_thw"]
     ).pooler_output
     torch.testing.assert_close(torch.cat(one_call), torch.cat(one_by_one), rtol=0, atol=1e-5)
+
+
+def test_windows_in_one_call_are_what_they_are_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Qwen2.5-VL: a layer within windows of 8 x 8 patches, then one within frames."""
+    vision = {
+        **{"depth": 2, "hidden_size": 32, "out_hidden_size": 64, "intermediate_size": 48},
+        **{"num_heads": 2, "initializer_range": 0.15},
+        **{"fullatt_block_indexes": [1], "window_size": 112},
+    }
+    config = {**tiny_models.CONFIG, "vision_config": vision}
+    qwen2_5_vl.build_model(config, tiny_models.tokenizer(), tmp_path / "m", 0)
+    model = qwen2_5_vl.load_model(tmp_path / "m", torch.float32, "cpu")
+    grids = [(1, 20, 18), (1, 4, 6)]
+    images = [torch.from_numpy(tiny_models.image(grid, n)) for n, grid in enumerate(grids)]
+    calls: list[int] = []
+    attend = attention._Rows.attend
+
+    def counted(*given: torch.Tensor) -> torch.Tensor:
+        calls.append(len(given[3]) - 1)
+        return attend(*given)
+
+    monkeypatch.setattr(attention._Rows, "attend", staticmethod(counted))
+    found = []
+    for segments in (False, True):
+        inputs = vision_keywords(qwen2_5_vl, images, grids, "cpu", segments=segments)
+        found.append(torch.cat(model.model.get_image_features(**inputs).pooler_output))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
+    assert calls == [9 + 1, 2]

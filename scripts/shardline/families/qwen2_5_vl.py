@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ATTENDS_WITHIN_FRAMES",
+    "ATTENDS_WITHIN_WINDOWS",
     "ATTENTION",
     "MERGE",
     "PATCH",
@@ -88,6 +89,7 @@ __all__ = [
 ]
 
 ATTENDS_WITHIN_FRAMES = False  # in most layers of the vision tower it is within windows
+ATTENDS_WITHIN_WINDOWS = True  # whose bounds the tower works out, of frames or of windows
 NAME = "Qwen2_5_VL"
 TOKENS_PER_SECOND = 2  # of the published models; transformers' own default is 4
 VISION = {"tokens_per_second": TOKENS_PER_SECOND}
