@@ -94,6 +94,10 @@ def load_weights(
             keys = [key for key in keys if not _beyond(key, blocks)]
         if keys:
             raise DataError(f"{folder}: {problem.replace('_', ' ')}: {', '.join(keys[:5])}")
+    if conversions := getattr(model, "_weight_conversions", None):
+        # Loaded in parts, a model remembers renamings that its files did not need, and would be
+        # saved under other names.
+        model._weight_conversions = [one for one in conversions if one.was_used()]
     model.config.use_cache = False
     model.config.text_config.use_cache = False
     return model

@@ -36,6 +36,7 @@ def probe(
     if stage.features:
         point = options["features"]
         size = {"ranks": data.ranks, "micro_batch": data.micro_batch}
+        size["complete"] = data.kinds is not None
         seen = PlanDataset(stage.results, stage.plan, stage.parquet, family, **size)
         pictures = _samples(seen, family)
         tower = VisionTower(model, family, point, options["precision"])
