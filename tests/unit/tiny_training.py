@@ -12,9 +12,10 @@ import torch
 from shardline.hardware import Hardware
 from shardline.training.arguments import trainer_arguments
 from shardline.training.inputs import Stage
+from shardline.training.metrics import StepMeter, StepTotals
 from shardline.training.model import tuned_model
 from shardline.training.packs import supervised
-from shardline.training.trainer import PlanTrainer, StepTotals
+from shardline.training.trainer import PlanTrainer
 from shardline.training.tuning import parameter_groups
 
 ADAMW = {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "clip": 1.0}
@@ -49,14 +50,18 @@ def train(
 ) -> PlanTrainer:
     """The Trainer after some steps, each of one row, the rows taken in turn."""
     model = model or tuned_model(stage, family, torch.device("cpu"))
-    cycle = [rows[step % len(rows)] for step in range(steps)]
+    told = [
+        row | {"datasets": ["d"] * (len(row["cu_seq_lens_q"]) - 1), "packs": [number]}
+        for number, row in enumerate(rows)
+    ]
+    cycle = [told[step % len(told)] for step in range(steps)]
     totals = [StepTotals(row["max_length_q"], len(supervised(row)), 1) for row in cycle]
     trainer = PlanTrainer(
         model,
-        trainer_arguments(stage, 1, steps),
+        trainer_arguments(stage, 1, 1, steps, None),
         family=family,
-        rows=lambda first: cycle[first:],
-        totals=totals,
+        rows=lambda first: (row for row in cycle[first:]),
+        meter=StepMeter(totals, ["d"], torch.device("cpu")),
         groups=parameter_groups(model, family, stage.options["tune"]),
         optimizer_options=stage.options["optimizer"],
         factor=lambda step: 1.0,

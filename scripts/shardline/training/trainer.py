@@ -241,18 +241,6 @@ class PlanTrainer(Trainer):
             checkpoints.prune(work, self.keep_checkpoints, self.args.save_steps, named)
         self.saved = step
 
-    def seal(self) -> None:
-        """Declare the checkpoint of the last finished step complete, and remove older ones."""
-        if not self.args.should_save:
-            return
-        work, step = Path(self.args.output_dir), self.state.global_step
-        facts, named = {"step": step}, set(self.named_steps)
-        if self.validation:
-            facts["validations"] = [list(item) for item in self.validation.losses.items()]
-            named |= {best.step} if (best := self.validation.best()) else set()
-        checkpoints.seal(work / f"checkpoint-{step}", **facts)
-        checkpoints.prune(work, self.keep_checkpoints, self.args.save_steps, named)
-
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
     ) -> None:
