@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from shardline.errors import TEMPORARY_FAILURE, Interrupted, UserError
 from shardline.training.signals import SIGNALS
 
-GRACE = 60.0  # seconds for the other ranks to end after one has failed
+GRACE = 5.0  # seconds for the other ranks to end after one has failed
 
 
 def in_rank() -> bool:
