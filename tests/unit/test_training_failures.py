@@ -363,10 +363,6 @@ def fresh_longer(longer: Project) -> Iterator[Project]:
         yield longer
 
 
-def _terminate(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    os.killpg(process.pid, number)
-
-
 @pytest.mark.parametrize(
     "number",
     [
@@ -381,7 +377,7 @@ def test_a_signal_to_the_whole_group_saves_with_two_loader_processes(
     """As a terminal's Ctrl-C, or a batch system that stops a job: the log's pipe ends too."""
     process = _start(fresh_longer, tune=TUNE)
     _wait_for_steps(fresh_longer, process, 3)
-    _terminate(process, number)
+    os.killpg(process.pid, number)
     said = process.communicate(timeout=60)[0]
     assert "Traceback" not in said and "killed by signal" not in said
     assert _gone(process.pid)
@@ -447,19 +443,20 @@ def test_kills_and_stops_at_random_steps_change_no_loss(
     for step, number in zip(steps, numbers, strict=True):
         process = _start(fresh_longer, tune=TUNE)
         _wait_for_steps(fresh_longer, process, step)
-        _terminate(process, number)
+        os.killpg(process.pid, number)
         said = process.communicate(timeout=120)[0]
+        assert _gone(process.pid, 60)  # the training outlives its shell and its log
         print(f"{number.name} at step {len(_losses(fresh_longer))}, saved: {_saved(fresh_longer)}")
         between |= len(_losses(fresh_longer)) not in _saved(fresh_longer)
         if number == signal.SIGTERM:
             assert len(_losses(fresh_longer)) in _saved(fresh_longer), said
-        assert _gone(process.pid)
     assert not (fresh_longer.stage / "result.json").exists()
     if not between:  # one more, in the middle of two checkpoints
         process = _start(fresh_longer, tune=TUNE)
         _wait_for_steps(fresh_longer, process, 37)
-        _terminate(process, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=120)
+        assert _gone(process.pid)
     train_stage.main(fresh_longer.training(tune=TUNE))
     assert _losses(fresh_longer) == expected[0]
     assert (fresh_longer.stage / "result.json").read_bytes() == expected[1]
@@ -476,7 +473,7 @@ def test_an_error_in_one_rank_ends_all_and_the_next_run_repeats_it(fresh_longer:
     shutil.rmtree(fresh_longer.stage)
 
     step = _first_use(fresh_longer)
-    assert step >= 3
+    assert step >= 2
     with damaged(fresh_longer, step) as name:
         process = _start(fresh_longer, tune=TUNE)
         _wait_for_steps(fresh_longer, process, step)

@@ -15,7 +15,7 @@ from datetime import timedelta
 from shardline.errors import TEMPORARY_FAILURE, Interrupted, UserError
 from shardline.training.signals import SIGNALS
 
-GRACE = 60.0  # seconds for the other ranks to end after one has failed
+GRACE = 5.0  # seconds for the other ranks to end after one has failed
 PATIENCE = timedelta(hours=1)  # with a rank that is busy, e.g. reading a large model
 STORE = "SHARDLINE_STORE"
 """Of rank 0: descriptor of the socket at which ranks meet; of the others: empty."""

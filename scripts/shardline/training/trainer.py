@@ -10,33 +10,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from shardline.errors import GateError
-from shardline.files import naming_full_disk
 from shardline.training import checkpoints, random_state
 from shardline.training.continued import take_optimizer
-from shardline.training.gathered import take_trained, trained_tensors
-from shardline.training.journal import Journal
 from shardline.training.metrics import StepMeter
 from shardline.training.optimizers import class_and_options
-from shardline.training.outcome import TRAINED
 from shardline.training.packs import Row, token_losses
-from shardline.training.validation import LOSS, Validation
+from shardline.training.saving import CheckpointingTrainer
+from shardline.training.validation import LOSS
 
 SPEAK_EVERY = 5.0  # seconds between two lines of the log
 
 
-class PlanTrainer(Trainer):
+class PlanTrainer(CheckpointingTrainer):
     """Trains a model on the packs of a plan.
 
     Args:
@@ -74,11 +70,7 @@ class PlanTrainer(Trainer):
         self.say = say
         self._look = look
         self._stop = stop
-        self.journal: Journal | None = None
-        self.validation: Validation | None = None
         self.parent: Path | None = None
-        self.keep_checkpoints: int | Literal["all"] = 2
-        self.named_steps: Collection[int] = ()
         self.ended = ""
         self._rows = rows
         self._reading: Generator[Row] = (row for row in ())
@@ -89,12 +81,6 @@ class PlanTrainer(Trainer):
         self._norm: torch.Tensor | float = 0.0
         self._begun = self._spoken = 0.0
         self._first_step = 0
-        self.restored: dict[str, torch.Tensor] = {}
-        """What is trained, as `restore` has read it; empty again when training goes on from it."""
-        self._whole: random_state.State | None = None
-        """Random state after the last finished step; None while the model is not in one piece."""
-        self.saved: int | None = None
-        """The last step with a checkpoint, of this rank."""
 
     def get_train_dataloader(self) -> Iterator[Row]:
         """This rank's rows from the step to begin with, as the plan has them."""
@@ -189,71 +175,10 @@ class PlanTrainer(Trainer):
             return None
         except Exception:
             if self.args.world_size == 1 and not self.is_deepspeed_enabled:
-                self._keep_last_step()
+                self.keep_last_step()
             raise
         finally:
             self._reading.close()
-
-    def _keep_last_step(self) -> None:
-        """Save the last finished step, with the random state that its successor began with."""
-        step = self.state.global_step
-        if self._whole is None or step in (0, self.saved):
-            return
-        random_state.put_back(self._whole)
-        try:
-            self._save_checkpoint(self.model, None)
-            self.seal()
-        except Exception as error:  # the error that ended the step is the one to be told
-            checkpoints.discard(Path(self.args.output_dir), step)
-            self.say(f"step {step} could not be saved: {error}; the last checkpoint stands")
-        else:
-            self.say(f"saved at step {step} of {self.args.max_steps}, the last that was finished")
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write what is trained, whole, also where DeepSpeed has it in parts."""
-        tensors = trained_tensors(self.model, keep=self.args.should_save)
-        if self.args.should_save:
-            folder = Path(output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, folder / TRAINED, metadata={"format": "pt"})
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        try:
-            with naming_full_disk(Path(self.args.output_dir)):
-                super()._save_checkpoint(model, trial)
-        except Exception:
-            self._whole = None
-            if self.args.world_size == 1:
-                checkpoints.discard(Path(self.args.output_dir), self.state.global_step)
-            raise
-
-    def seal(self) -> None:
-        """Declare the step's checkpoint whole, on the rank that keeps the work folder."""
-        step, work = self.state.global_step, Path(self.args.output_dir)
-        if self.args.should_save:
-            if self.journal:
-                self.journal.sync()
-            facts, named = {"step": step, **self.parts()}, set(self.named_steps)
-            if self.validation:
-                facts["validations"] = list(map(list, self.validation.losses.items()))
-                named |= {best.step} if (best := self.validation.best()) else set()
-            checkpoints.seal(work / f"checkpoint-{step}", **facts)
-            checkpoints.prune(work, self.keep_checkpoints, self.args.save_steps, named)
-        self.saved = step
-
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
-    ) -> None:
-        self.restore(Path(resume_from_checkpoint))
-        self.restored = {}
-
-    def restore(self, checkpoint: Path) -> None:
-        """Put what was trained back into the model.
-
-        Raises:
-            GateError: the checkpoint is of other parameters than those trained now.
-        """
-        self.restored = take_trained(self.model, checkpoint)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Nothing: `finish_step` writes the journal."""
@@ -330,13 +255,6 @@ class PlanTrainer(Trainer):
             torch.distributed.all_reduce(flag)
             asked = bool(flag.item())
         return asked
-
-    def parts(self) -> dict[str, int]:
-        """In how many parts DeepSpeed saves the optimiser; nothing without it."""
-        if not self.is_deepspeed_enabled:
-            return {}
-        stage = self.args.hf_deepspeed_config.get_value("zero_optimization.stage", 0)
-        return {"ranks": self.args.world_size, "zero_stage": stage}
 
     def begin(self) -> None:
         """Start the clock."""
