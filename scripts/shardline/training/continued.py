@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from shardline.errors import ConfigError, DataError
+from shardline.errors import DataError
 from shardline.files import read_json, sha256_file
 from shardline.training import checkpoints
 from shardline.training.inputs import Stage
@@ -20,18 +20,12 @@ def parent_checkpoint(stage: Stage) -> Path | None:
     """The checkpoint whose run a stage extends, with every file's hash checked; None if none.
 
     Raises:
-        ConfigError: that step was not kept, or the preset asks for DeepSpeed.
+        ConfigError: that step was not kept.
         DataError: the checkpoint is damaged, has no optimiser, or its run began from other weights.
     """
     if not stage.parent:
         return None
     wanted = stage.options["continue_from"]
-    if stage.hardware.deepspeed:
-        raise ConfigError(
-            f"continue_from: hardware preset {stage.hardware.name!r} uses DeepSpeed, which takes "
-            "on no optimiser of another stage; take a preset without it, or start from the weights "
-            f"alone with `init: {wanted['stage']}`"
-        )
     result = read_json(stage.parent)
     if result["model_sha256"] != sha256_file(stage.model_manifest):
         raise DataError(f"{stage.parent}: began from other weights than {stage.model_manifest}")

@@ -30,6 +30,12 @@ def check_requirements(options: Mapping[str, Any], hardware: Hardware) -> None:
     Raises:
         ConfigError: they cannot; says which key, and what is allowed.
     """
+    if (wanted := options.get("continue_from")) and hardware.deepspeed:
+        raise ConfigError(
+            f"continue_from: hardware preset {hardware.name!r} uses DeepSpeed, which takes on no "
+            "optimiser of another stage; take a preset without it, or start from the weights alone "
+            f"with `init: {wanted['stage']}`"
+        )
     name = options["optimizer"]["name"]
     if optimizer_named(name).paged and hardware.device != "cuda":
         raise ConfigError(

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from shardline.errors import Interrupted
 from shardline.files import naming_full_disk, sha256_file, write_json
+from shardline.flops import peak_flops, row_work, step_costs
 from shardline.merging_family import KEY
 from shardline.provenance import provenance
 from shardline.training import checkpoints, continued, fitting, gates, outcome
@@ -22,6 +23,7 @@ from shardline.training.journal import Journal, read_journal
 from shardline.training.metrics import StepMeter
 from shardline.training.mixed_media import warn_of_mixed_media
 from shardline.training.model import tuned_model
+from shardline.training.packs import Row
 from shardline.training.probe import probe
 from shardline.training.quantising import parameter_count
 from shardline.training.rows import rows_from
@@ -124,7 +126,7 @@ def _trainer(
         arguments,
         family=run.family,
         rows=lambda first: rows_from(run.data, first, stage.hardware),
-        meter=StepMeter(run.totals(), run.data.datasets, run.device),
+        meter=_meter(run, model),
         groups=parameter_groups(model, run.family, options["tune"]),
         optimizer_options=options["optimizer"],
         factor=run.factor,
@@ -138,6 +140,20 @@ def _trainer(
     if stage.validation:
         trainer.validation = Validation(stage, run.family, **run.rows)
     return trainer
+
+
+def _meter(run: Run, model: torch.nn.Module) -> StepMeter:
+    """Counts FLOPs where their peak is known; a tower that merges tokens has no count of them."""
+    cuda = run.device.type == "cuda"
+    peak = peak_flops(torch.cuda.get_device_name(run.device)) if cuda else None
+    if not peak or getattr(run.family, "merging", None):
+        return StepMeter(run.totals(), run.data.datasets, run.device)
+    costs = step_costs(model, run.family)
+
+    def flops(row: Row) -> float:
+        return costs.of(row_work(row, run.family))
+
+    return StepMeter(run.totals(), run.data.datasets, run.device, flops, peak)
 
 
 def _go(run: Run, trainer: PlanTrainer, parent: Path | None) -> int:
