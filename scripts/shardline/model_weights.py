@@ -97,7 +97,9 @@ def load_weights(
     if conversions := getattr(model, "_weight_conversions", None):
         # Loaded in parts, a model remembers renamings that its files did not need, and would be
         # saved under other names.
-        model._weight_conversions = [one for one in conversions if one.was_used()]
+        model._weight_conversions = [
+            one for one in conversions if not hasattr(one, "was_used") or one.was_used()
+        ]
     model.config.use_cache = False
     model.config.text_config.use_cache = False
     return model
