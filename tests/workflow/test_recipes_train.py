@@ -42,6 +42,7 @@ def overlays(clip: Path) -> dict[str, Json]:
         ],
         "tokens": SMALL_PIXELS,
         "stages.sft.epochs": 96,
+        "stages.sft.validate": None,
     }
     grounding = {
         **qwen2_vl,
@@ -73,6 +74,8 @@ def overlays(clip: Path) -> dict[str, Json]:
             "stages.sft.schedule.warmup": 1,
             "stages.sft.max_length": 4096,  # half of the time, for the pages that fit
             "stages.sft.global_batch.samples": 4,
+            "split.validation": "20%",
+            "stages.sft.validate.every": 4,
         },
         "vase": vases,
         "aurora": {
@@ -130,10 +133,15 @@ def assert_trained(workspace: Workspace, stage: str, tuned: set[str]) -> Path:
     assert gates["packing_parity"]["passed"]
     assert gates["packing_parity"]["max_difference"] < 1e-5
     assert {module for module, moved in gates["freeze_audit"]["moved"].items() if moved} == tuned
-    lines = [line["metrics"] for line in read_journal(folder / "work" / result["key"])]
+    journal = [line["metrics"] for line in read_journal(folder / "work" / result["key"])]
+    lines = [line for line in journal if "loss" in line]
     assert result["steps"] == plan["steps"] == len(lines)
     assert lines[-1]["samples"] == plan["samples"]
     assert all(0 < line["grad_norm"] < float("inf") for line in lines)
+    watched = [line["validation/loss"] for line in journal if "validation/loss" in line]
+    assert ("best" in result) == bool(watched)
+    if watched:
+        assert result["best"]["validation_loss"] == min(watched)
     losses = [line["loss"] for line in lines]
     third = len(losses) // 3
     assert sum(losses[-third:]) < sum(losses[:third]), losses
