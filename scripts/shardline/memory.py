@@ -32,6 +32,7 @@ from typing import Any
 from shardline.errors import DataError
 from shardline.files import read_json
 from shardline.hardware import Hardware
+from shardline.training.zero_config import preset_zero_stage
 
 Shapes = dict[str, tuple[int, ...]]
 BYTES = {"bf16": 2, "fp32": 4}
@@ -174,7 +175,7 @@ def device_bytes(
     frozen = sum(counts.values()) - full
     trained = full + lora_parameters(shapes, family, tune)
     copies = size * full if options["precision"] == "bf16" else 0
-    stage = zero_stage(hardware)
+    stage = preset_zero_stage(hardware)
     packed = quantised_parameters(shapes, family) if options.get("quantise") else 0
     kept = size * (frozen - packed) + round(NF4 * packed)
     parts = {
@@ -215,13 +216,6 @@ def activation_bytes(
         return int(sum(places * layers * whole for places, layers, whole, _ in blocks))
     kept = sum(places * layers * entry for places, layers, _, entry in blocks)
     return int(kept + max(places * whole for places, _, whole, _ in blocks))
-
-
-def zero_stage(hardware: Hardware) -> int:
-    """The ZeRO stage of the preset's DeepSpeed JSON; 0 without one."""
-    if not hardware.deepspeed:
-        return 0
-    return int(read_json(Path(hardware.deepspeed)).get("zero_optimization", {}).get("stage", 0))
 
 
 def _ranks(hardware: Hardware, divided: bool) -> int:

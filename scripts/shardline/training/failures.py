@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from shardline.errors import DataError, UserError
-from shardline.memory import Forward, device_bytes, read_architecture, read_shapes, zero_stage
+from shardline.memory import Forward, device_bytes, read_architecture, read_shapes
 from shardline.plan_file import Plan
 from shardline.training.inputs import Stage
 from shardline.training.packs import Row
+from shardline.training.zero_config import preset_zero_stage
 
 WORDS = ("out of memory", "can't allocate memory")
 NAMED = 5  # samples that a message names
@@ -134,7 +135,7 @@ def advice(
     least = need(alone, thrifty)
     state = least["weights"] + least["gradients"] + least["optimiser"]
     also = " with gradient_checkpointing: true" + (" and micro_batch: 1" if packs > 1 else "")
-    if hardware.ranks > 1 and zero_stage(hardware) < 3:
+    if hardware.ranks > 1 and preset_zero_stage(hardware) < 3:
         split = least["total"] - state + state // hardware.ranks
         found.append((f"a deepspeed JSON of ZeRO stage 3{also}", split))
     kept = least["total"] - least["optimiser"]

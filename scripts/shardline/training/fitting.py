@@ -20,11 +20,11 @@ from shardline.errors import ConfigError
 from shardline.files import read_json
 from shardline.hardware import Hardware, forwards
 from shardline.loader import PlanDataset
-from shardline.memory import zero_stage
 from shardline.training import random_state
 from shardline.training.failures import Work, out_of_memory
 from shardline.training.inputs import Stage
 from shardline.training.packs import Row, token_losses
+from shardline.training.zero_config import preset_zero_stage
 
 RECORD = "fitted"
 MOMENTS = 8  # bytes a trained parameter: AdamW's two, fp32
@@ -36,7 +36,7 @@ def check(hardware: Hardware) -> None:
     Raises:
         ConfigError: ZeRO stage 3, where one rank that runs out of memory cannot tell the others.
     """
-    if hardware.auto_fit and zero_stage(hardware) >= 3:
+    if hardware.auto_fit and preset_zero_stage(hardware) >= 3:
         raise ConfigError(
             f"hardware preset {hardware.name!r}: auto_fit: true does not go with ZeRO stage 3 "
             f"({hardware.deepspeed}), whose ranks compute each forward together: one that runs "
@@ -133,7 +133,7 @@ def _fits(
     """Whether all rows can be computed, one of them beside the gradients of the others."""
     device = next(model.parameters()).device
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    shared = stage.hardware.ranks if zero_stage(stage.hardware) else 1
+    shared = stage.hardware.ranks if preset_zero_stage(stage.hardware) else 1
     before = random_state.take()
     bf16 = stage.options["precision"] == "bf16"
     fits = True

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from shardline.errors import ConfigError
-from shardline.memory import zero_stage
 from shardline.merging_family import KEY, family_of_plan
 from shardline.training.inputs import Stage
+from shardline.training.zero_config import preset_zero_stage
 
 
 def planned_family(family: Any, stage: Stage, plan: Mapping[str, Any]) -> Any:
@@ -24,7 +24,7 @@ def planned_family(family: Any, stage: Stage, plan: Mapping[str, Any]) -> Any:
     if asked != (planned and {key: planned[key] for key in ("ratio", "slowfast")}):
         raise ConfigError(f"{stage.plan}: made for {KEY} = {planned}, not {asked}; plan again")
     ranks = stage.hardware.ranks
-    if asked and asked["slowfast"] and ranks > 1 and zero_stage(stage.hardware) > 2:
+    if asked and asked["slowfast"] and ranks > 1 and preset_zero_stage(stage.hardware) > 2:
         raise ConfigError(
             f"{KEY}.slowfast = true: not with ZeRO stage 3 on {ranks} ranks (hardware preset "
             f"{stage.hardware.name!r}): a rank with a video runs the vision tower twice, which one "

@@ -9,7 +9,7 @@ from typing import Any
 from shardline.errors import ConfigError
 from shardline.hardware import Hardware
 from shardline.training.optimizers import optimizer_named
-from shardline.training.zero_config import read_json_config, zero_stage
+from shardline.training.zero_config import preset_zero_stage
 
 QUANTISED = ("nf4",)
 
@@ -53,7 +53,7 @@ def check_requirements(options: Mapping[str, Any], hardware: Hardware) -> None:
         )
     if quantise := options.get("quantise"):
         check_quantise(quantise, options["tune"])
-        if hardware.deepspeed and zero_stage(read_json_config(hardware.deepspeed)) == 3:
+        if preset_zero_stage(hardware) == 3:
             raise ConfigError(
                 f"quantise = {quantise!r}: not with {hardware.deepspeed} of the preset "
                 f"{hardware.name!r}, which is ZeRO stage 3: it splits each tensor over the ranks, "

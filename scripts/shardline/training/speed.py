@@ -10,8 +10,8 @@ import torch
 
 from shardline import attention, varlen
 from shardline.errors import ConfigError
-from shardline.files import read_json
 from shardline.hardware import Hardware
+from shardline.training.zero_config import preset_zero_stage
 
 GRAPHS = 64
 """Compiled versions of one function, at most; a block has a few, for each kind of block."""
@@ -37,16 +37,12 @@ def prepare_speed(hardware: Hardware) -> None:
             f"hardware preset {hardware.name!r}: compile: {hardware.compile} fuses what kernels: "
             f"{hardware.kernels} would replace; set one of them to none"
         )
-    if hardware.deepspeed and _zero_stage(read_json(hardware.deepspeed)) == 3:
+    if preset_zero_stage(hardware) == 3:
         raise ConfigError(
             f"hardware preset {hardware.name!r}: compile: {hardware.compile} does not go with ZeRO "
             f"stage 3 of {hardware.deepspeed}, whose weights come and go between layers; set "
             "compile: none, or take a lower stage"
         )
-
-
-def _zero_stage(deepspeed: Mapping[str, Any]) -> int:
-    return deepspeed.get("zero_optimization", {}).get("stage", 0)
 
 
 def speed_up(model: torch.nn.Module, hardware: Hardware, fixed_length: bool) -> None:

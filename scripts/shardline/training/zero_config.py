@@ -63,6 +63,11 @@ def zero_stage(config: Mapping[str, Any]) -> int:
     return config.get("zero_optimization", {}).get("stage", 0)
 
 
+def preset_zero_stage(hardware: Hardware) -> int:
+    """The ZeRO stage of a preset's DeepSpeed JSON; 0 without one."""
+    return zero_stage(read_json_config(hardware.deepspeed)) if hardware.deepspeed else 0
+
+
 def offloads(config: Mapping[str, Any]) -> list[str]:
     """What is kept off the GPU: ``optimizer``, ``param``."""
     zero = config.get("zero_optimization", {})
