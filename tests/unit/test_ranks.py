@@ -147,7 +147,9 @@ def test_a_plan_without_media_lends_none_and_trains_no_tower(jobs: Job, tmp_path
 
 def mean_of_means(self: PlanTrainer, model, inputs, **_) -> torch.Tensor:
     """What must not be: each row counts the same, however many tokens of it are supervised."""
-    return token_losses(model, self.family, inputs).mean() / self.args.gradient_accumulation_steps
+    losses = token_losses(model, self.family, inputs)
+    self.meter.add(inputs, losses)
+    return losses.mean() / self.args.gradient_accumulation_steps
 
 
 @pytest.mark.slow
