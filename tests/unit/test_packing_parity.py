@@ -231,7 +231,10 @@ def test_no_segment_is_longer_than_what_the_kernel_is_told(built, monkeypatch):
     assert {causal for causal, *_ in told} >= {True}
     if built.family.ATTENDS_WITHIN_FRAMES:
         assert {causal for causal, *_ in told} == {True, False}
-    assert all(longest == most for _, most, longest in told)
+    # A tower with windows is told of its frames, which are no shorter.
+    exact = not getattr(built.family, "ATTENDS_WITHIN_WINDOWS", False)
+    for causal, most, longest in told:
+        assert longest == most if causal or exact else longest >= most
 
 
 @pytest.mark.parametrize("packing", ["step", "flatten", "none"])

@@ -42,14 +42,14 @@ def configure(workspace, raw, threshold):
             "licence": "cc0-1.0",
             "shard_rows": rows,
         }
-    config["recipes"]["vase"] = {
+    config["recipes"]["pots"] = {
         "extends": "demo",
         "train": ["vases"],
         "evaluate": [],
         "stages.adapt.train": ["vases"],
         "filters": [{"quality_classifier": {**CLASSIFIER, "threshold": threshold}}, "best_view"],
     }
-    config["build"] = ["vase"]
+    config["build"] = ["pots"]
     workspace.write_config(config)
 
 

@@ -165,13 +165,8 @@ def moved(family: Any, before: Path, after: Path) -> set[str]:
     }
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        pytest.param(name, marks=() if name == "showui_test" else pytest.mark.slow)
-        for name in TRAINED
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", TRAINED)
 def test_a_published_recipe_trains_on_real_samples(tmp_path, shared_data, recipe):
     workspace = Workspace.create(tmp_path / "project")
     workspace.write_config(config(recipe, tmp_path / "raw", shared_data))
