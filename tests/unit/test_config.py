@@ -173,7 +173,7 @@ EXTENDS = {
 
 
 def test_what_to_export_concerns_the_exports_alone():
-    watched = {**SFT, "validate": {"every": 5, "on": "demo_test#4"}}
+    watched = {**SFT, "validate": {"every": 5, "data": "demo_test#4"}}
     projects = []
     for choice in ("last", "best", "step:7"):
         mine = {"extends": "demo", "stages": [{**watched, "export_from": choice}]}
@@ -187,7 +187,7 @@ def test_what_to_export_concerns_the_exports_alone():
     assert exports == [None, "best", "step:7"]
     told = [project.report[("mine",)]["stages"][0] for project in projects]
     assert [stage["chosen_on"] for stage in told] == [[], ["demo_test"], []]
-    lora = recipe(**{"stages.adapt.validate": {"every": 5, "on": "demo_test#4"}})
+    lora = recipe(**{"stages.adapt.validate": {"every": 5, "data": "demo_test#4"}})
     lora["recipes"]["mine"]["stages.adapt.export_from"] = "best"
     assert Project(config(**lora), ROOT).adapter["mine", "adapt"] == {"export_from": "best"}
 
@@ -197,11 +197,11 @@ def test_a_stage_validates_on_a_named_dataset_or_on_what_is_held_out():
     assert "validate" not in plain.train["mine", "sft"]
     assert plain.validation_of("mine", "sft") == []
 
-    named = {**MORE, "validate": {"every": 5, "on": "demo_test#4", "early_stop": {"patience": 2}}}
+    named = {**MORE, "validate": {"every": 5, "data": "demo_test#4", "early_stop": {"patience": 2}}}
     project = Project(config(**stages(named, split={"validation": "10%"})), ROOT)
     assert project.train["mine", "more"]["validate"] == {
         "every": 5,
-        "on": "demo_test#4",
+        "data": "demo_test#4",
         "early_stop": {"patience": 2, "min_delta": 0.0},
     }
     plan = project.plan_validation["mine", "more"]
@@ -250,12 +250,12 @@ def test_a_stage_that_extends_another_has_its_model_tuning_and_optimiser():
         ),
         ({**MORE, "validate": {"every": 5}}, ["'held_out'", "`split:"]),
         (
-            {**MORE, "validate": {"every": 5, "on": "demo_screens#3"}},
-            ["validate.on = 'demo_screens#3'", "sft trains on it"],
+            {**MORE, "validate": {"every": 5, "data": "demo_screens#3"}},
+            ["validate.data = 'demo_screens#3'", "sft trains on it"],
         ),
         (
-            {**EXTENDS, "validate": {"every": 5, "on": "demo_test#many"}},
-            ["stages.more.validate.on: 'demo_test#many' is not"],
+            {**EXTENDS, "validate": {"every": 5, "data": "demo_test#many"}},
+            ["stages.more.validate.data: 'demo_test#many' is not"],
         ),
         ({**EXTENDS, "validate": {"evry": 5}}, ["validate.evry", "did you mean 'every'?"]),
         ({**EXTENDS, "export_from": "best"}, ["`export_from: best`", "`validate`"]),

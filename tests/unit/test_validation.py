@@ -38,7 +38,7 @@ from shardline.training.validation import LOSS, best, reason_to_stop
 
 TUNE = {"llm": LORA, "projector": FULL, "vision": FROZEN}
 STEPS = 12
-VALIDATE = {"every": 3, "on": "e", "early_stop": None}
+VALIDATE = {"every": 3, "data": "e", "early_stop": None}
 WHOLE = dict.fromkeys(TUNE, FULL)
 UNSTEADY = {
     "tune": {module: {**FULL, "lr": 0.15} for module in TUNE},
@@ -156,7 +156,7 @@ def test_validation_is_the_loss_of_the_checkpoint(trained: Project) -> None:
     assert read_json(work / "run.json")["validation"]["datasets"] == ["e", "f"]
 
 
-STOPPING = {"every": 1, "on": "e", "early_stop": {"patience": 3, "min_delta": 0.0}}
+STOPPING = {"every": 1, "data": "e", "early_stop": {"patience": 3, "min_delta": 0.0}}
 
 
 def interrupted(words: list[str], after: float) -> bool:

@@ -16,7 +16,7 @@ def configure(workspace: Workspace, export_from: str) -> None:
     more = {"name": "more", "continue_from": {"stage": "adapt", "step": 2}, "steps": 2}
     batch = {"global_batch": {"samples": 4}}
     adapt = {"name": "adapt", "tune": LORA, "steps": 4, "export_from": export_from}
-    adapt["validate"] = {"every": 2, "on": "demo_test#3"}
+    adapt["validate"] = {"every": 2, "data": "demo_test#3"}
     held_out = {"every": 1, "early_stop": {"patience": 5}}
     stages = [{**adapt, **batch}, {**more, **batch, "validate": held_out}]
     config = copy.deepcopy(MINI)

@@ -29,7 +29,7 @@ class Validate(Strict):
     """The loss on samples that are not trained on, every so many steps."""
 
     every: int = Field(gt=0, description="steps between two validations")
-    on: str = Field(
+    data: str = Field(
         default=HELD_OUT,
         description="held_out: what the recipe's `split` holds out; or a dataset, `name#100` for a "
         "seeded hundred samples of it",

@@ -176,14 +176,14 @@ class Project:
         watched = {}
         if stage.validation:
             watched = {"validate": stage.validation.model_dump()}
-            if stage.validation.on != HELD_OUT:
+            if stage.validation.data != HELD_OUT:
                 data = self._add_validation(name, recipe, stage, base, where)
                 if features:
                     data = self._add_features(name, recipe, stage, point, data)
                 self.validation_data[key] = data
             elif not recipe.split:
                 raise ConfigError(
-                    f"{where}.validate.on = {HELD_OUT!r}: the recipe holds nothing out; give it "
+                    f"{where}.validate.data = {HELD_OUT!r}: the recipe holds nothing out; give it "
                     "`split: {validation: 5%}`, or name a dataset here"
                 )
         self.train[key] = {
@@ -220,13 +220,13 @@ class Project:
         self, name: str, recipe: Recipe, stage: Stage, base: str, where: str
     ) -> list[StageData]:
         """Plan a stage's validation on a dataset that no stage trains on; its data, unfiltered."""
-        where = f"{where}.validate.on"
-        dataset, share = self._mixture_entry(stage.validation.on, where)
+        where = f"{where}.validate.data"
+        dataset, share = self._mixture_entry(stage.validation.data, where)
         for one in recipe.stages:
             entries = one.train or recipe.train
             if dataset in [self._mixture_entry(entry, f"{where}.train")[0] for entry in entries]:
                 raise ConfigError(
-                    f"{where} = {stage.validation.on!r}: the stage {one.name} trains on it; "
+                    f"{where} = {stage.validation.data!r}: the stage {one.name} trains on it; "
                     f"allowed: another dataset, or {HELD_OUT} with the recipe's `split`"
                 )
         self._add_dataset(dataset, where)
