@@ -46,6 +46,15 @@ def test_where_it_makes_no_sense_it_is_refused(changes, parts):
     assert all(part in message for part in parts), message
 
 
+def test_what_a_stage_validates_on_has_features_too():
+    watching = {"stages.sft.validate": {"every": 5, "data": "demo_test#4"}}
+    found = project(**CACHED, **watching)
+    assert {dataset for dataset, *_ in found.features} >= {"demo_screens", "demo_test"}
+    (one,) = found.validation_data["mine", "sft"]
+    assert one.features == found.stage_data["mine", "sft"][0].features
+    assert len(found.features_of("mine", "sft")) == 1 + len(found.stage_data["mine", "sft"])
+
+
 def test_the_point_is_behind_all_that_stays_as_it_is():
     (tower,) = project(**CACHED).features
     (projected,) = project(**FROZEN).features

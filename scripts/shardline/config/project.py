@@ -21,7 +21,8 @@ from shardline.config.filter_chain import UsedScorer, check_filters
 from shardline.config.modules import Modules
 from shardline.config.report_options import report_options
 from shardline.config.schema import Config, Recipe
-from shardline.config.stage_schema import ADAPTER, FOREIGN, ModuleTuning, Stage, Tune
+from shardline.config.stage_options import plan_options, train_options, validation_options
+from shardline.config.stage_schema import ADAPTER, FOREIGN, Stage
 from shardline.config.token_options import check_tokens
 from shardline.config.token_schema import Tokens
 from shardline.errors import ConfigError, DataError
@@ -142,84 +143,46 @@ class Project:
             data = self._add_features(name, recipe, stage, point, data, merging)
             features = {"features": point}
         self.stage_data[key] = data
-        self.plan[key] = {
-            "recipe": name,
-            "stage": stage.name,
-            "method": stage.method,
-            "seed": recipe.seed,
-            "mixture": [{"dataset": d.dataset, **d.share} for d in data],
-            "global_batch": stage.global_batch.model_dump(
-                exclude={"reference_samples"}, exclude_none=True
-            ),
-            "packing": stage.packing,
-            "steps": stage.steps,
-            "epochs": stage.epochs,
-            "epoch_draws": stage.epoch_draws,
-            "max_length": stage.max_length,
-            "max_patches": stage.max_patches,
-            "length_grouped": stage.length_grouped,
-            "fixed_shape": stage.fixed_shape,
-            "too_long": stage.too_long,
-            "max_reject_share": stage.max_reject_share,
-            "split": recipe.split and {"validation": recipe.split.percent, "by": recipe.split.by},
-            **merging,
+        of_family = {
             "family": recipe.family,
-            "env_epoch": recipe.env_epoch,
             "plugins": self.modules.plugins_of(families=[recipe.family]),
         }
-        tune = tune_options(stage.tune)
+        shares = [{"dataset": one.dataset, **one.share} for one in data]
+        self.plan[key] = plan_options(name, recipe, stage, shares) | merging | of_family
+        if stage.validation or recipe.split:
+            self._add_validation(key, recipe, stage, base, data, where)
+            if features and stage.validation:
+                watched = self.validation_data[key]
+                watched = self._add_features(name, recipe, stage, point, watched, merging)
+                self.validation_data[key] = watched
+        self.train[key] = train_options(name, recipe, stage) | features | merging | of_family
         if stage.quantise:
-            check_quantise(stage.quantise, tune, f"{where}.")
-        if recipe.split:
-            self.plan_validation[key] = validation_options(self.plan[key])
-            self.validation_data[key] = data
-        watched = {}
-        if stage.validation:
-            watched = {"validate": stage.validation.model_dump()}
-            if stage.validation.data != HELD_OUT:
-                data = self._add_validation(name, recipe, stage, base, where)
-                if features:
-                    data = self._add_features(name, recipe, stage, point, data)
-                self.validation_data[key] = data
-            elif not recipe.split:
-                raise ConfigError(
-                    f"{where}.validate.data = {HELD_OUT!r}: the recipe holds nothing out; give it "
-                    "`split: {validation: 5%}`, or name a dataset here"
-                )
-        self.train[key] = {
-            "recipe": name,
-            "stage": stage.name,
-            "method": stage.method,
-            "family": recipe.family,
-            "seed": recipe.seed,
-            "precision": stage.precision,
-            "tune": tune,
-            "optimizer": stage.optimizer.options,
-            "schedule": stage.schedule.model_dump(),
-            **({"quantise": stage.quantise} if stage.quantise else {}),
-            **features,
-            **merging,
-            **watched,
-            **({"continue_from": stage.continue_from.model_dump()} if stage.continue_from else {}),
-            "env_epoch": recipe.env_epoch,
-            "plugins": self.modules.plugins_of(families=[recipe.family]),
-        }
+            check_quantise(stage.quantise, self.train[key]["tune"], f"{where}.")
         chosen = {} if stage.export_from == "last" else {"export_from": stage.export_from}
-        self.merge[key] = {
-            **chosen,
-            "family": recipe.family,
-            "min_visual_tokens": tokens.min_visual_tokens,
-            "max_visual_tokens": tokens.max_visual_tokens,
-            **merging,
-            "plugins": self.modules.plugins_of(families=[recipe.family]),
-        }
+        limits = tokens.model_dump(include={"min_visual_tokens", "max_visual_tokens"})
+        self.merge[key] = chosen | limits | merging | of_family
         if stage.is_lora:
             self.adapter[key] = chosen
 
     def _add_validation(
-        self, name: str, recipe: Recipe, stage: Stage, base: str, where: str
-    ) -> list[StageData]:
-        """Plan a stage's validation on a dataset that no stage trains on; its data, unfiltered."""
+        self,
+        key: tuple[str, str],
+        recipe: Recipe,
+        stage: Stage,
+        base: str,
+        data: list[StageData],
+        where: str,
+    ) -> None:
+        """Plan what a recipe holds out of a stage's ``data``, or another dataset, unfiltered."""
+        self.plan_validation[key] = validation_options(self.plan[key])
+        self.validation_data[key] = data
+        if not stage.validation or stage.validation.data == HELD_OUT:
+            if not recipe.split:
+                raise ConfigError(
+                    f"{where}.validate.data = {HELD_OUT!r}: the recipe holds nothing out; give it "
+                    "`split: {validation: 5%}`, or name a dataset here"
+                )
+            return
         where = f"{where}.validate.data"
         dataset, share = self._mixture_entry(stage.validation.data, where)
         for one in recipe.stages:
@@ -232,13 +195,8 @@ class Project:
         self._add_dataset(dataset, where)
         variant = self._add_filter(dataset, [], [], recipe.evaluate)
         tokens = self._add_tokens(dataset, variant, recipe, stage.tokens or recipe.tokens, base)
-        key = (name, stage.name)
-        self.plan_validation[key] = {
-            **validation_options(self.plan[key]),
-            "mixture": [{"dataset": dataset, **share}],
-            "split": None,
-        }
-        return [StageData(dataset, share, variant, tokens)]
+        self.plan_validation[key] |= {"mixture": [{"dataset": dataset, **share}], "split": None}
+        self.validation_data[key] = [StageData(dataset, share, variant, tokens)]
 
     def _merging(self, family: str, stage: Stage, where: str) -> Options:
         """The option ``token_merging`` of a stage that has it."""
@@ -534,27 +492,6 @@ class Project:
             self.labels_of[scorer.scores] = scorer.labels
         if scorer.model:
             self.model_of["scores", scorer.scores] = self._add_source_model(scorer.model)
-
-
-def validation_options(plan: Options) -> Options:
-    """The plan of what a stage's recipe holds out: all of it once, in packs as for training."""
-    whole = [{"dataset": entry["dataset"], "percent": 100.0} for entry in plan["mixture"]]
-    once = {"steps": None, "epochs": 1.0, "epoch_draws": None}
-    return {**plan, **once, "mixture": whole, "part": "validation"}
-
-
-def tune_options(tune: Tune) -> Options:
-    """``tune`` as the training program reads it: one flat section a module."""
-    return {name: _module_options(getattr(tune, name)) for name in ("llm", "projector", "vision")}
-
-
-def _module_options(module: ModuleTuning | None) -> Options:
-    if module is None:
-        return {"mode": "frozen"}
-    shared = {"lr": module.lr, "weight_decay": module.weight_decay}
-    if module.lora is None:
-        return {"mode": "full", **shared}
-    return {"mode": "lora", **shared, **module.lora.model_dump()}
 
 
 def folder_digest(folder: Path) -> str:
