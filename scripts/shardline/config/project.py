@@ -21,7 +21,12 @@ from shardline.config.filter_chain import UsedScorer, check_filters
 from shardline.config.modules import Modules
 from shardline.config.report_options import report_options
 from shardline.config.schema import Config, Recipe
-from shardline.config.stage_options import plan_options, train_options, validation_options
+from shardline.config.stage_options import (
+    mixture_entry,
+    plan_options,
+    train_options,
+    validation_options,
+)
 from shardline.config.stage_schema import ADAPTER, FOREIGN, Stage
 from shardline.config.token_options import check_tokens
 from shardline.config.token_schema import Tokens
@@ -31,9 +36,6 @@ from shardline.training.requirements import check_quantise
 
 Options = dict[str, Any]
 CLOSE = 3  # names that a message about an unknown one suggests
-_MIXTURE = re.compile(
-    r"^(?P<dataset>[A-Za-z][A-Za-z0-9_]*)(%(?P<percent>\d+(\.\d+)?)|#(?P<samples>\d+))?$"
-)
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Project:
         tokens = stage.tokens or recipe.tokens
         check_tokens(recipe.family, tokens, f"{where}.tokens", self.modules)
         entries = stage.train or recipe.train
-        mixture = [self._mixture_entry(entry, f"{where}.train") for entry in entries]
+        mixture = [mixture_entry(entry, f"{where}.train") for entry in entries]
         names = [dataset for dataset, _ in mixture]
         if duplicates := sorted({dataset for dataset in names if names.count(dataset) > 1}):
             raise ConfigError(f"{where}.train: {', '.join(duplicates)} stands there twice")
@@ -184,10 +186,10 @@ class Project:
                 )
             return
         where = f"{where}.validate.data"
-        dataset, share = self._mixture_entry(stage.validation.data, where)
+        dataset, share = mixture_entry(stage.validation.data, where)
         for one in recipe.stages:
             entries = one.train or recipe.train
-            if dataset in [self._mixture_entry(entry, f"{where}.train")[0] for entry in entries]:
+            if dataset in [mixture_entry(entry, f"{where}.train")[0] for entry in entries]:
                 raise ConfigError(
                     f"{where} = {stage.validation.data!r}: the stage {one.name} trains on it; "
                     f"allowed: another dataset, or {HELD_OUT} with the recipe's `split`"
@@ -372,7 +374,7 @@ class Project:
             "tokens": recipe.tokens.model_dump(exclude={"task"}),
             "datasets": sorted(
                 {
-                    self._mixture_entry(entry, f"{where}.train")[0]
+                    mixture_entry(entry, f"{where}.train")[0]
                     for stage in recipe.stages
                     for entry in stage.train or recipe.train
                 }
@@ -460,18 +462,6 @@ class Project:
                     "and with adapter+ in front of these a LoRA adapter"
                 )
             seen.append(stage.name)
-
-    def _mixture_entry(self, entry: str, where: str) -> tuple[str, dict[str, float]]:
-        """A dataset, and the share of it: ``{"percent"}``, or ``{"samples"}``."""
-        if not (match := _MIXTURE.match(entry)):
-            raise ConfigError(f"{where}: {entry!r} is not `name` or `name%50` or `name#1000`")
-        if match["samples"]:
-            share = {"samples": int(match["samples"])}
-        else:
-            share = {"percent": float(match["percent"] or 100)}
-        if not any(share.values()):
-            raise ConfigError(f"{where}: {entry!r} takes nothing; allowed: above 0")
-        return match["dataset"], share
 
     def _filters(self, entries: list[dict[str, Options]], where: str) -> list[Options]:
         used = check_filters(entries, where, self.modules)

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from shardline.config.schema import Recipe
 from shardline.config.stage_schema import ModuleTuning, Stage, Tune
+from shardline.errors import ConfigError
 
 Options = dict[str, Any]
+_MIXTURE = re.compile(
+    r"^(?P<dataset>[A-Za-z][A-Za-z0-9_]*)(%(?P<percent>\d+(\.\d+)?)|#(?P<samples>\d+))?$"
+)
+
+
+def mixture_entry(entry: str, where: str) -> tuple[str, dict[str, float]]:
+    """A dataset, and the share of it: ``{"percent"}``, or ``{"samples"}``.
+
+    Raises:
+        ConfigError: it is written otherwise, or the share is nothing.
+    """
+    if not (match := _MIXTURE.match(entry)):
+        raise ConfigError(f"{where}: {entry!r} is not `name` or `name%50` or `name#1000`")
+    if match["samples"]:
+        share = {"samples": int(match["samples"])}
+    else:
+        share = {"percent": float(match["percent"] or 100)}
+    if not any(share.values()):
+        raise ConfigError(f"{where}: {entry!r} takes nothing; allowed: above 0")
+    return match["dataset"], share
 
 
 def plan_options(name: str, recipe: Recipe, stage: Stage, mixture: list[Options]) -> Options:
