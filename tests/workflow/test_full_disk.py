@@ -50,6 +50,7 @@ def run_script(tmp_path, script: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_space(tmp_path):
     """The data stages: what is finished is kept."""
     snakemake = f"{sys.executable} -m snakemake"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from shardline.files import read_json, read_jsonl
@@ -69,6 +70,7 @@ def decided(workspace):
     return read_json(folder / "decisions.json"), reasons
 
 
+@pytest.mark.slow
 def test_images_are_scored_once_and_judged_as_often_as_one_likes(tmp_path):
     raw = tmp_path / "raw"
     for number in range(40):

@@ -46,7 +46,13 @@ def test_a_profile_names_its_preset_also_beside_a_users_config(project, profile)
     assert preset.ranks == (8 if profile == "slurm_8xh100" else 1)
 
 
-@pytest.mark.parametrize("profile", ASKED)
+@pytest.mark.parametrize(
+    "profile",
+    [
+        pytest.param(name, marks=() if name == "slurm_8xh100" else pytest.mark.slow)
+        for name in ASKED
+    ],
+)
 def test_a_training_asks_slurm_for_its_gpus(clone, tmp_path, profile):
     asked = submitted(clone, tmp_path / "bin", profile, "train")
     assert {flag: asked[flag] for flag in ASKED[profile]} == ASKED[profile]
