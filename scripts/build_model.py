@@ -21,7 +21,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from shardline import registry
+from shardline import lean, registry
 from shardline.errors import run_program
 from shardline.lease import beside, lease
 from shardline.model_building import build_model
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     options = arguments.options
     plugins = options.get("plugins", [])
+    lean.without(*lean.HEAVY)
     with lease(beside(arguments.raw)):
         build_model(
             arguments.model,
