@@ -185,7 +185,7 @@ def test_a_stage_trains_and_says_what_it_did(
     fresh.hardware.write_text("micro_batch: 4\ngradient_checkpointing: true\n")
     train_stage.main(fresh.training(schedule={"name": "constant", "warmup": 0}))
     said = capsys.readouterr().out
-    assert "12 steps of {'samples': 6}" in said
+    assert "12 steps of 6 samples" in said
     assert "1 rank(s) x 1 forward(s) x" in said
     assert "llm: full" in said and "step 12/12" in said
     result = read_json(fresh.stage / "result.json")

@@ -93,9 +93,10 @@ class Run:
     def batch(self) -> list[str]:
         """How a step comes about, as lines for the log."""
         summary, (accumulation, micro_batch) = self.summary, self.size
+        ((unit, number),) = summary["global_batch"].items()
         zero = f", ZeRO stage {self.zero}" if self.stage.hardware.deepspeed else ""
         return [
-            f"{self.steps} steps of {summary['global_batch']} in up to {self.packs} packs = "
+            f"{self.steps} steps of {number:,} {unit} in up to {self.packs} pack(s) = "
             f"{self.ranks} rank(s) x {accumulation} forward(s) x {micro_batch} pack(s){zero}",
             f"a step has {summary['samples_per_step']['mean']:g} samples and "
             f"{summary['tokens'] / self.steps:,.0f} tokens on average, over all ranks",
