@@ -145,6 +145,12 @@ def test_a_server_killed_in_the_middle_gets_everything_once(
     assert not pending(tree.results, server.uri, "shardline")
 
 
+def _journalled(project: tiny_project.Project, steps: int) -> bool:
+    """Whether a training has finished so many steps."""
+    journals = project.stage.glob("work/*/metrics.jsonl")
+    return any(len(journal.read_bytes().splitlines()) >= steps for journal in journals)
+
+
 def _some_steps(state: Path) -> bool:
     runs = read_json(state)["runs"] if state.is_file() else {}
     return any(record["steps"] for record in runs.values())
@@ -155,7 +161,10 @@ def _some_steps(state: Path) -> bool:
 def test_a_training_outlives_the_server_which_gets_everything_later(
     tmp_path: Path, server: Server
 ) -> None:
-    """The server is killed while a real training and its deliverer run."""
+    """The server is killed while a real training and its deliverer run.
+
+    The training waits for the first delivery: it would be over before the deliverer has started.
+    """
     project = tiny_project.build(tmp_path, steps=40)
     program = [sys.executable, train_stage.__file__, *project.training()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -164,11 +173,15 @@ def test_a_training_outlives_the_server_which_gets_everything_later(
         follower = [*deliver_all, "--follow", f"--controller={training.pid}"]
         with subprocess.Popen(follower, stdout=subprocess.PIPE, text=True) as deliverer:
             state = state_file(project.results, server.uri)
-            while training.poll() is None and not _some_steps(state):
+            while training.poll() is None and not _journalled(project, 3):
+                time.sleep(0.01)
+            training.send_signal(signal.SIGSTOP)
+            while deliverer.poll() is None and not _some_steps(state):
                 time.sleep(0.05)
             delivered = max(max(r["steps"].values()) for r in read_json(state)["runs"].values())
             assert training.poll() is None and 0 < delivered < 40
             server.kill()
+            training.send_signal(signal.SIGCONT)
             assert training.wait() == 0
             said, _ = deliverer.communicate(timeout=240)
     assert "delivery pending" in said and "Traceback" not in said
