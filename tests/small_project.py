@@ -183,7 +183,7 @@ class SmallProject:
                 *("--raw", paths.raw(name), "--lock", paths.lock(name)),
                 *("--files", f"results/raw/{name}.files.tsv"),
             )
-        for (name,), options in project.fetch_model.items():
+        for (name,), options in project.source_models.fetch.items():
             program(
                 "fetch_model",
                 *("--model", name, "--options", canonical_json(options)),

@@ -71,7 +71,7 @@ def manifests_of_recipe(project: Any, recipe: str) -> list[Path]:
         project: a `shardline.config.project.Project` of this recipe alone.
     """
     names = [paths.lock(dataset) for (dataset,) in project.fetch]
-    models = {**project.fetch_model, **project.build_model, **project.apply_adapter}
+    models = project.source_models.all
     names += [paths.model_lock(name) for (name,) in models]
     names += [paths.converted(dataset) for (dataset,) in project.convert]
     names += [paths.classifier(scores) for (scores,) in project.train_classifier]

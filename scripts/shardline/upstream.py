@@ -49,16 +49,16 @@ class Upstream:
 
     def text_of_model(self, wildcards):
         """Manifests of the datasets whose text trains a built model's tokenizer."""
-        options = self._project.build_model[(wildcards.model,)]
+        options = self._project.source_models.build[(wildcards.model,)]
         return [paths.converted(dataset) for dataset in options["datasets"]]
 
     def base_of_adapter(self, wildcards):
         """Lock of the base that a foreign adapter is merged into."""
-        return paths.model_lock(self._project.adapted_from[wildcards.model][0])
+        return paths.model_lock(self._project.source_models.adapted_from[wildcards.model][0])
 
     def adapter(self, wildcards):
         """Lock of a foreign adapter."""
-        return paths.model_lock(self._project.adapted_from[wildcards.model][1])
+        return paths.model_lock(self._project.source_models.adapted_from[wildcards.model][1])
 
     def converted(self, wildcards):
         """Manifests that a filter chain reads: the dataset's own, earlier ones, benchmarks."""

@@ -118,8 +118,9 @@ def test_recipes_that_differ_in_training_share_data_and_tokens():
     extra = recipe(**{"stages.sft.tune.llm.lr": 0.001, "seed": 5})
     project = Project(config(**{**extra, "build": ["demo", "mine"]}), ROOT)
     alone = Project(config(), ROOT)
-    for table in ("fetch", "convert", "decide", "tokenize", "build_model"):
+    for table in ("fetch", "convert", "decide", "tokenize"):
         assert getattr(project, table) == getattr(alone, table), table
+    assert project.source_models.all == alone.source_models.all != {}
     assert set(project.train) == {(r, s) for r in ("demo", "mine") for s in ("sft", "adapt")}
     assert project.train["mine", "sft"]["tune"] != project.train["demo", "sft"]["tune"]
 

@@ -225,17 +225,18 @@ def _project(init: str) -> Project:
 def test_a_recipe_starts_a_stage_from_an_adapter(tmp_path: Path) -> None:
     project = _project(f"adapter+folder:{tmp_path}")
     kind, name = project.initial_model("mine", "sft")
-    base, adapter = project.adapted_from[name]
+    models = project.source_models
+    base, adapter = models.adapted_from[name]
     assert kind == "model" and base == project.model_of["mine", "base"]
-    assert project.fetch_model[(adapter,)] == {"source": f"folder:{tmp_path}", "adapter": True}
-    assert project.apply_adapter == {(name,): {"family": "qwen2_vl", "plugins": []}}
+    assert models.fetch[(adapter,)] == {"source": f"folder:{tmp_path}", "adapter": True}
+    assert models.apply_adapter == {(name,): {"family": "qwen2_vl", "plugins": []}}
     assert adapter in project.folder_digests
     upstream = Upstream(project, None, None)
     wildcards = type("Wildcards", (), {"recipe": "mine", "stage": "sft", "model": name})
     assert upstream.initial_model(wildcards) == f"results/raw/models/{name}.lock.json"
     assert upstream.base_of_adapter(wildcards) == f"results/raw/models/{base}.lock.json"
     assert upstream.adapter(wildcards) == f"results/raw/models/{adapter}.lock.json"
-    assert _project(f"folder:{tmp_path}").apply_adapter == {}
+    assert _project(f"folder:{tmp_path}").source_models.apply_adapter == {}
     with pytest.raises(
         ConfigError, match=r"init = 'adapter\+/x'.*with adapter\+ in front of these"
     ):

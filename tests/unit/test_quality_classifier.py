@@ -184,5 +184,5 @@ def test_the_threshold_is_no_option_of_the_scores():
     assert one.scorers == other.scorers and one.decide.keys() != other.decide.keys()
     (scores,) = one.scorers
     assert one.labels_of == {scores: "labels"} and (scores,) in one.train_classifier
-    assert one.fetch_model[one.model_of["scores", scores],] == {"source": weights}
+    assert one.source_models.fetch[one.model_of["scores", scores],] == {"source": weights}
     assert ("labels",) in one.convert

@@ -76,7 +76,7 @@ LIMITS = {
 def test_each_recipe_is_valid_on_its_own(name):
     project = Project(SHIPPED.model_copy(update={"build": [name]}), ROOT)
     assert {recipe for recipe, _ in project.train} == {name}
-    for options in project.fetch_model.values():
+    for options in project.source_models.fetch.values():
         assert re.match(r"folder:|hub://.*@([0-9a-f]{40}|main)$", options["source"])
 
 

@@ -6,7 +6,6 @@ Each rule has one table, keyed by its wildcards; the value is the plain data its
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -21,17 +20,18 @@ from shardline.config.filter_chain import UsedScorer, check_filters
 from shardline.config.modules import Modules
 from shardline.config.report_options import report_options
 from shardline.config.schema import Config, Recipe
+from shardline.config.source_models import SourceModels
 from shardline.config.stage_options import (
     mixture_entry,
     plan_options,
     train_options,
     validation_options,
 )
-from shardline.config.stage_schema import ADAPTER, FOREIGN, Stage
+from shardline.config.stage_schema import FOREIGN, Stage
 from shardline.config.token_options import check_tokens
 from shardline.config.token_schema import Tokens
 from shardline.errors import ConfigError, DataError
-from shardline.files import read_json, sha256_bytes, short_hash
+from shardline.files import sha256_bytes, short_hash
 from shardline.training.requirements import check_quantise
 
 Options = dict[str, Any]
@@ -60,6 +60,7 @@ class Project:
         self.config = config
         self.root = root
         self.modules = Modules(config.plugins)
+        self.source_models = SourceModels(self.modules, root)
         self.fetch: dict[tuple[str], Options] = {}
         self.convert: dict[tuple[str], Options] = {}
         self.scorers: dict[str, Options] = {}
@@ -69,10 +70,6 @@ class Project:
         self.decide: dict[tuple[str, str], Options] = {}
         self.tokenize: dict[tuple[str, str], Options] = {}
         self.filter_of: dict[tuple[str, str], str] = {}
-        self.fetch_model: dict[tuple[str], Options] = {}
-        self.build_model: dict[tuple[str], Options] = {}
-        self.apply_adapter: dict[tuple[str], Options] = {}
-        self.adapted_from: dict[str, tuple[str, str]] = {}
         self.features: dict[tuple[str, str, str], Options] = {}
         self.plan: dict[tuple[str, str], Options] = {}
         self.plan_validation: dict[tuple[str, str], Options] = {}
@@ -95,7 +92,7 @@ class Project:
         where = f"recipes.{name}"
         self.modules.check("families", recipe.family, f"{where}.family")
         self._check_stage_names(recipe, where)
-        base = self._add_model(recipe.base, recipe, where)
+        base = self.source_models.add_base(recipe, where)
         self.model_of[name, "base"] = base
         for benchmark in recipe.evaluate:
             dataset = self._add_dataset(benchmark, f"{where}.evaluate")
@@ -136,7 +133,8 @@ class Project:
             )
         key = (name, stage.name)
         if stage.init.startswith(FOREIGN):
-            self.model_of[name, f"init of {stage.name}"] = self._add_init(stage.init, recipe, base)
+            init = self.source_models.add_init(stage.init, recipe, base)
+            self.model_of[name, f"init of {stage.name}"] = init
         merging = self._merging(recipe.family, stage, where)
         features = {}
         if stage.cache_features:
@@ -332,61 +330,6 @@ class Project:
                 found.add(continued.step)
         return sorted(found)
 
-    def _add_init(self, init: str, recipe: Recipe, base: str) -> str:
-        """The foreign model that a stage starts from: as it is, or the base with an adapter."""
-        source = init.removeprefix(ADAPTER)
-        if source == init:
-            return self._add_source_model(source, recipe.base_pickles)
-        adapter = self._add_source_model(source, adapter=True)
-        name = f"{adapter}-on-{short_hash([base, recipe.family])}"
-        self.apply_adapter[(name,)] = {
-            "family": recipe.family,
-            "plugins": self.modules.plugins_of(families=[recipe.family]),
-        }
-        self.adapted_from[name] = (base, adapter)
-        return name
-
-    def _add_model(self, source: str, recipe: Recipe, where: str) -> str:
-        if source.startswith("init:"):
-            return self._add_built_model(source.removeprefix("init:"), recipe, where)
-        return self._add_source_model(source, recipe.base_pickles)
-
-    def _add_source_model(self, source: str, pickles: bool = False, adapter: bool = False) -> str:
-        rest = source.partition(":")[2]
-        words = re.sub(r"[^A-Za-z0-9]+", "-", rest.split("@")[0].strip("/").split("/")[-1])
-        options = {
-            "source": source,
-            **({"source_options": {"pickles": True}} if pickles else {}),
-            **({"adapter": True} if adapter else {}),
-        }
-        name = f"{words}-{short_hash(options if pickles or adapter else source)}"
-        self.fetch_model[(name,)] = options
-        return name
-
-    def _add_built_model(self, file: str, recipe: Recipe, where: str) -> str:
-        path = self.root / file
-        if not path.is_file():
-            raise ConfigError(f"{where}.base = 'init:{file}': no such file")
-        options = {
-            "config": read_json(path),
-            "family": recipe.family,
-            "task": recipe.tokens.task,
-            "tokens": recipe.tokens.model_dump(exclude={"task"}),
-            "datasets": sorted(
-                {
-                    mixture_entry(entry, f"{where}.train")[0]
-                    for stage in recipe.stages
-                    for entry in stage.train or recipe.train
-                }
-            ),
-            "plugins": self.modules.plugins_of(
-                families=[recipe.family], tasks=[recipe.tokens.task]
-            ),
-        }
-        name = f"{path.stem}-{short_hash({**options, 'plugins': []})}"
-        self.build_model[(name,)] = options
-        return name
-
     def _add_evaluation(self, name: str, recipe: Recipe, model: str, benchmark: str) -> None:
         tokens = recipe.tokens
         if model != "base":
@@ -446,7 +389,7 @@ class Project:
         """One digest of (relative path, size) for each folder source, read at parse time."""
         return {
             name: folder_digest(folders.source_folder(options["source"]))
-            for (name,), options in {**self.fetch, **self.fetch_model}.items()
+            for (name,), options in {**self.fetch, **self.source_models.fetch}.items()
             if options["source"].startswith("folder:")
         }
 
@@ -481,7 +424,7 @@ class Project:
             self.train_classifier[(scorer.scores,)] = self.scorers[scorer.scores]
             self.labels_of[scorer.scores] = scorer.labels
         if scorer.model:
-            self.model_of["scores", scorer.scores] = self._add_source_model(scorer.model)
+            self.model_of["scores", scorer.scores] = self.source_models.add_source(scorer.model)
 
 
 def folder_digest(folder: Path) -> str:

@@ -181,7 +181,9 @@ def test_another_threshold_shares_the_scores_and_another_prompt_does_not():
     assert scored() != scored(low=["a broken vase"])
     both = project(["clip_quality", {"best_view": {"scorer": "clip_quality", "score": "high"}}])
     assert {name for _, name in both.score_images} == scored()
-    (fetched,) = (options for (name,), options in both.fetch_model.items() if "CLIP" in name)
+    (fetched,) = (
+        options for (name,), options in both.source_models.fetch.items() if "CLIP" in name
+    )
     assert fetched["source"] == scorer.DEFAULTS["model"]
     with pytest.raises(ConfigError, match=r"clip_quality\.model = '/data/clip'"):
         project([{"clip_quality": {"model": "/data/clip"}}])
