@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 from conversations import conversations, write_filtered, write_model
 from plan import Kind
+from tokenise import run_tokenising
 
 from shardline import plan as planning
 from shardline.families import qwen2_vl as family
 from shardline.files import canonical_json, read_json, sha256_file, write_json
 from shardline.samples import Sample
-from shardline.tasks import chat
-from shardline.token_manifest import write_token_manifest
-from shardline.tokenising import tokenise_shard
 
 LIMITS = {"min_visual_tokens": 256, "max_visual_tokens": 1344}
 SIZES = {
@@ -122,29 +120,8 @@ def write_base(folder: Path, made: list[tuple[Sample, bytes]], size: str, device
 
 def write_tokens(results: Path, made: list[tuple[Sample, bytes]], model: Path) -> Path:
     """Convert, shard and tokenise the samples; returns the tokens' manifest."""
-    filtered = write_filtered(results, made)
-    folder = results / "tokens/mix/bench"
-    for shard in sorted(filtered.parent.glob("shard-*.tar")):
-        tokenise_shard(
-            shard,
-            output=folder / shard.name,
-            index=folder / f"{shard.stem}.index.parquet",
-            rejects=folder / f"{shard.stem}.rejects.jsonl",
-            family_name="qwen2_vl",
-            family=family,
-            task=chat,
-            model=model,
-            options={**LIMITS, "loss": "answers"},
-        )
-    write_token_manifest(
-        "mix",
-        "bench",
-        filtered=filtered,
-        folder=folder,
-        manifest=folder / "manifest.json",
-        rejects=folder / "rejects.jsonl",
-    )
-    return folder / "manifest.json"
+    tokens = {**LIMITS, "loss": "answers"}
+    return run_tokenising(write_filtered(results, made), model, results, tokens)
 
 
 def write_plan(results: Path, tokens: Path, steps: int, settings: Mapping[str, Any]) -> Path:

@@ -18,7 +18,7 @@ import io
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +181,10 @@ def _timed(seconds: dict[str, float], name: str, work: Callable[..., Any], *give
     return done
 
 
-def run_tokenising(filtered: Path, model: Path, results: Path) -> None:
-    """Tokenise all image shards of a dataset."""
+def run_tokenising(
+    filtered: Path, model: Path, results: Path, tokens: Mapping[str, Any] = TOKENS
+) -> Path:
+    """Tokenise all image shards of a dataset; returns the tokens' manifest."""
     folder = results / "tokens/mix/bench"
     for shard in sorted(filtered.parent.glob("shard-*.tar")):
         tokenise_shard(
@@ -194,7 +196,7 @@ def run_tokenising(filtered: Path, model: Path, results: Path) -> None:
             family=family,
             task=chat,
             model=model,
-            options=TOKENS,
+            options=tokens,
         )
     write_token_manifest(
         "mix",
@@ -204,6 +206,7 @@ def run_tokenising(filtered: Path, model: Path, results: Path) -> None:
         manifest=folder / "manifest.json",
         rejects=folder / "rejects.jsonl",
     )
+    return folder / "manifest.json"
 
 
 def run_planning(results: Path) -> Path:

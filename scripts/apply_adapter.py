@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     lean.without(*lean.HEAVY)
     import torch
 
-    from shardline.exporting.foreign import apply_adapter
+    from shardline.exporting.foreign_adapter import apply_adapter
 
     torch.set_num_threads(arguments.threads)
     lean.quiet()
