@@ -46,8 +46,9 @@ def test_only_the_stage_that_merges_has_the_option():
     for name in ("plan", "train", "merge"):
         before, after = getattr(plain, name), getattr(merging, name)
         assert after[key] == before[key] | expected and after[other] == before[other]
-    for name in ("tokenize", "predict", "build_model", "score"):
+    for name in ("tokenize", "predict", "score"):
         assert getattr(plain, name) == getattr(merging, name)
+    assert plain.source_models.build == merging.source_models.build
 
 
 def test_features_are_of_a_merging_too():

@@ -22,6 +22,8 @@ from shardline.config.report_options import report_options
 from shardline.config.schema import Config, Recipe
 from shardline.config.source_models import SourceModels
 from shardline.config.stage_options import (
+    check_stage_names,
+    merging_options,
     mixture_entry,
     plan_options,
     train_options,
@@ -91,7 +93,7 @@ class Project:
     def _add_recipe(self, name: str, recipe: Recipe) -> None:
         where = f"recipes.{name}"
         self.modules.check("families", recipe.family, f"{where}.family")
-        self._check_stage_names(recipe, where)
+        check_stage_names(recipe, where)
         base = self.source_models.add_base(recipe, where)
         self.model_of[name, "base"] = base
         for benchmark in recipe.evaluate:
@@ -135,7 +137,7 @@ class Project:
         if stage.init.startswith(FOREIGN):
             init = self.source_models.add_init(stage.init, recipe, base)
             self.model_of[name, f"init of {stage.name}"] = init
-        merging = self._merging(recipe.family, stage, where)
+        merging = merging_options(self.modules, recipe.family, stage, where)
         features = {}
         if stage.cache_features:
             family = self.modules.load("families", recipe.family)
@@ -197,17 +199,6 @@ class Project:
         tokens = self._add_tokens(dataset, variant, recipe, stage.tokens or recipe.tokens, base)
         self.plan_validation[key] |= {"mixture": [{"dataset": dataset, **share}], "split": None}
         self.validation_data[key] = [StageData(dataset, share, variant, tokens)]
-
-    def _merging(self, family: str, stage: Stage, where: str) -> Options:
-        """The option ``token_merging`` of a stage that has it."""
-        if not stage.token_merging:
-            return {}
-        if not hasattr(self.modules.load("families", family), "merging_of"):
-            raise ConfigError(
-                f"{where}.token_merging: the vision tower of the family {family} cannot merge "
-                "tokens; allowed: llava, or leave it out"
-            )
-        return {"token_merging": stage.token_merging.model_dump()}
 
     def _add_dataset(self, name: str, where: str):
         if name not in self.config.datasets:
@@ -392,19 +383,6 @@ class Project:
             for (name,), options in {**self.fetch, **self.source_models.fetch}.items()
             if options["source"].startswith("folder:")
         }
-
-    def _check_stage_names(self, recipe: Recipe, where: str) -> None:
-        seen = ["base"]
-        for stage in recipe.stages:
-            if stage.name in seen:
-                raise ConfigError(f"{where}.stages: the name {stage.name!r} is taken")
-            if not stage.init.startswith(FOREIGN) and stage.init not in seen:
-                raise ConfigError(
-                    f"{where}.stages.{stage.name}.init = {stage.init!r}: no earlier stage has this "
-                    f"name; allowed: {', '.join(seen)}, hub://owner/name@revision, folder:/path, "
-                    "and with adapter+ in front of these a LoRA adapter"
-                )
-            seen.append(stage.name)
 
     def _filters(self, entries: list[dict[str, Options]], where: str) -> list[Options]:
         used = check_filters(entries, where, self.modules)

@@ -5,14 +5,34 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from shardline.config.modules import Modules
 from shardline.config.schema import Recipe
-from shardline.config.stage_schema import ModuleTuning, Stage, Tune
+from shardline.config.stage_schema import FOREIGN, ModuleTuning, Stage, Tune
 from shardline.errors import ConfigError
 
 Options = dict[str, Any]
 _MIXTURE = re.compile(
     r"^(?P<dataset>[A-Za-z][A-Za-z0-9_]*)(%(?P<percent>\d+(\.\d+)?)|#(?P<samples>\d+))?$"
 )
+
+
+def check_stage_names(recipe: Recipe, where: str) -> None:
+    """See that each stage has a name of its own and starts from an earlier one.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    seen = ["base"]
+    for stage in recipe.stages:
+        if stage.name in seen:
+            raise ConfigError(f"{where}.stages: the name {stage.name!r} is taken")
+        if not stage.init.startswith(FOREIGN) and stage.init not in seen:
+            raise ConfigError(
+                f"{where}.stages.{stage.name}.init = {stage.init!r}: no earlier stage has this "
+                f"name; allowed: {', '.join(seen)}, hub://owner/name@revision, folder:/path, "
+                "and with adapter+ in front of these a LoRA adapter"
+            )
+        seen.append(stage.name)
 
 
 def mixture_entry(entry: str, where: str) -> tuple[str, dict[str, float]]:
@@ -88,6 +108,22 @@ def validation_options(plan: Options) -> Options:
     whole = [{"dataset": entry["dataset"], "percent": 100.0} for entry in plan["mixture"]]
     once = {"steps": None, "epochs": 1.0, "epoch_draws": None}
     return {**plan, **once, "mixture": whole, "part": "validation"}
+
+
+def merging_options(modules: Modules, family: str, stage: Stage, where: str) -> Options:
+    """The option ``token_merging`` of a stage that has it.
+
+    Raises:
+        ConfigError: the family's vision tower cannot merge tokens.
+    """
+    if not stage.token_merging:
+        return {}
+    if not hasattr(modules.load("families", family), "merging_of"):
+        raise ConfigError(
+            f"{where}.token_merging: the vision tower of the family {family} cannot merge "
+            "tokens; allowed: llava, or leave it out"
+        )
+    return {"token_merging": stage.token_merging.model_dump()}
 
 
 def tune_options(tune: Tune) -> Options:
