@@ -43,7 +43,6 @@ from shardline.files import write_json
 from shardline.hardware import load_hardware
 from shardline.lease import lease
 from shardline.training import launch, outcome
-from shardline.training.refusals import check_before
 from shardline.training.requirements import check_requirements, needed_packages
 from shardline.training.signals import StopRequest
 from shardline.training.workkey import work_key
@@ -98,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     options = arguments.options
     hardware = load_hardware(arguments.hardware)
-    check_requirements(options, hardware)
+    check_requirements(options, hardware, arguments.plan)
     key = work_key(
         options,
         arguments.plan,
@@ -150,7 +149,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif launch.in_rank() or (hardware.ranks == 1 and not hardware.deepspeed):
             train_alone()
         else:
-            check_before(options, arguments.plan, hardware)
             program = [__file__, *(sys.argv[1:] if argv is None else argv)]
             launch.run_ranks(program, hardware.ranks, arguments.threads, held)
         write_json(arguments.result, outcome.finished(work))

@@ -40,29 +40,20 @@ class Work:
         visual_tokens: that the projector makes; 0 where they are stored.
     """
 
-    tokens: int = 0
-    pairs: int = 0
-    supervised: int = 0
-    patches: int = 0
-    frame_pairs: int = 0
-    window_pairs: int = 0
-    visual_tokens: int = 0
+    tokens: float = 0
+    pairs: float = 0
+    supervised: float = 0
+    patches: float = 0
+    frame_pairs: float = 0
+    window_pairs: float = 0
+    visual_tokens: float = 0
 
     def __add__(self, other: Work) -> Work:
         return Work(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
-@dataclass(frozen=True)
-class Costs:
+class Costs(Work):
     """Operations of a training step, forward and backward, for one of what `Work` counts."""
-
-    tokens: float = 0.0
-    pairs: float = 0.0
-    supervised: float = 0.0
-    patches: float = 0.0
-    frame_pairs: float = 0.0
-    window_pairs: float = 0.0
-    visual_tokens: float = 0.0
 
     def of(self, work: Work) -> float:
         """Operations that the work takes."""

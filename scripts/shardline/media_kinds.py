@@ -1,4 +1,4 @@
-"""Which kinds of media the packs of a plan have: with DeepSpeed every row must have them all.
+"""Which kinds of media a plan has: with DeepSpeed every row must have them all.
 
 A rank whose row has no image would not run the vision tower. With ZeRO stage 3 it would wait for
 other parameters than the ranks that do; with stages 1 and 3 a forward that leaves a parameter out
@@ -41,13 +41,41 @@ class MediaKinds:
 
 
 def media_kinds(plan: Plan, results: Path) -> MediaKinds:
-    """Look the kinds up in the indexes of a plan's shards.
+    """The kinds in a plan's packs, and what can stand in for them.
 
     Raises:
         DataError: an index is not the planned one, or all samples of a kind were cut short.
     """
+    kinds, patches = sample_kinds(plan, results)
+    smallest = {}
+    for kind, name in ((IMAGE, "images"), (VIDEO, "videos")):
+        having = (kinds & kind) > 0
+        # A sample that was cut short may lack its media.
+        whole = np.flatnonzero(having & (plan.cut == 0))
+        if len(whole):
+            order = np.lexsort((plan.shard[whole], patches[whole], kinds[whole] != kind))
+            first = whole[order[0]]
+            columns = (plan.shard, plan.row, plan.length)
+            smallest[kind] = Place(*(int(column[first]) for column in columns))
+        elif having.any():
+            raise DataError(
+                f"every planned sample with {name} is cut short, and DeepSpeed needs one that is "
+                "whole; raise max_length, or train without DeepSpeed"
+            )
+    return MediaKinds(np.bitwise_or.reduceat(kinds, plan.pack_starts[:-1]), smallest)
+
+
+def sample_kinds(plan: Plan, results: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Look the planned samples up in the indexes of their shards.
+
+    Returns:
+        ``kinds`` uint8 [samples]: the kinds of media of each, as bits; ``patches`` int32 [samples].
+
+    Raises:
+        DataError: an index is not the planned one.
+    """
     kinds = np.zeros(len(plan.shard), dtype=np.uint8)
-    best: dict[int, tuple[bool, int, Place]] = {}
+    patches = np.zeros(len(plan.shard), dtype=np.int32)
     for number, shard in enumerate(plan.summary["shards"]):
         drawn = np.flatnonzero(plan.shard == number)
         if not len(drawn):
@@ -56,29 +84,13 @@ def media_kinds(plan: Plan, results: Path) -> MediaKinds:
         if not path.is_file() or sha256_file(path) != shard["index_sha256"]:
             raise DataError(f"{path}: missing, or changed since the plan was made; plan again")
         index = read_index(path, ["patches", "grids", "intervals"])
-        of_row = _of_samples(index)
-        kinds[drawn] = of_row[plan.row[drawn]]
-        patches = index["patches"].to_numpy()[plan.row[drawn]]
-        for kind in (IMAGE, VIDEO):
-            # A sample that was cut short may lack its media.
-            whole = np.flatnonzero((kinds[drawn] & kind) & (plan.cut[drawn] == 0))
-            if len(whole):
-                mixed = kinds[drawn][whole] != kind
-                first = whole[np.lexsort((patches[whole], mixed))[0]]
-                place = Place(number, int(plan.row[drawn[first]]), int(plan.length[drawn[first]]))
-                found = (bool(kinds[drawn[first]] != kind), int(patches[first]), place)
-                best[kind] = min(best.get(kind, found), found)
-    for kind, name in ((IMAGE, "images"), (VIDEO, "videos")):
-        if kind not in best and (kinds & kind).any():
-            raise DataError(
-                f"every planned sample with {name} is cut short, and DeepSpeed needs one that is "
-                "whole; raise max_length, or train without DeepSpeed"
-            )
-    packs = np.bitwise_or.reduceat(kinds, plan.pack_starts[:-1])
-    return MediaKinds(packs, {kind: place for kind, (*_, place) in best.items()})
+        rows = plan.row[drawn]
+        kinds[drawn] = _of_rows(index)[rows]
+        patches[drawn] = index["patches"].to_numpy()[rows]
+    return kinds, patches
 
 
-def _of_samples(index: pa.Table) -> np.ndarray:
+def _of_rows(index: pa.Table) -> np.ndarray:
     """uint8 [rows]: a video is known by its interval, or by more than one time."""
     counts, grids = grid_table(index["grids"])
     intervals = np.asarray(index["intervals"].combine_chunks().flatten(), dtype=np.float64)

@@ -21,7 +21,7 @@ from shardline.errors import ConfigError
 from shardline.hardware import Hardware
 from shardline.training.model import tuned_model
 from shardline.training.optimizers import OPTIMIZERS, complete_options
-from shardline.training.requirements import check_requirements
+from shardline.training.requirements import check_machine
 from shardline.training.tuning import MODULES
 
 FAMILY = tiny_rows.FAMILIES["qwen2_vl"]
@@ -139,10 +139,10 @@ def test_what_is_missing_is_said_before_anything_loads(monkeypatch: pytest.Monke
     def options(name: str) -> dict:
         return {"optimizer": {"name": name}, "tune": {}}
 
-    check_requirements(options("adamw_8bit"), CPU)
+    check_machine(options("adamw_8bit"), CPU)
     with pytest.raises(ConfigError, match=r"device: cpu; allowed there: adamw_8bit"):
-        check_requirements(options("paged_adamw_8bit"), CPU)
+        check_machine(options("paged_adamw_8bit"), CPU)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
-    check_requirements(options("adamw"), CPU)
+    check_machine(options("adamw"), CPU)
     with pytest.raises(ConfigError, match="needs the package bitsandbytes, which is not installed"):
-        check_requirements(options("lion_8bit"), CPU)
+        check_machine(options("lion_8bit"), CPU)

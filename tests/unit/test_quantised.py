@@ -22,7 +22,7 @@ from shardline.hardware import Hardware
 from shardline.training.journal import read_journal
 from shardline.training.packs import token_losses
 from shardline.training.quantising import loading_options, parameter_count
-from shardline.training.requirements import check_quantise, check_requirements
+from shardline.training.requirements import check_machine, check_quantise
 from shardline.training.tuning import apply_tuning
 from shardline.training.tuning_log import describe
 from shardline.training.weights import save_weights
@@ -136,8 +136,8 @@ def test_zero_3_is_refused_with_the_reason(tmp_path: Path) -> None:
         settings.write_text(json.dumps({"zero_optimization": {"stage": stage}}))
         hardware = Hardware(name="mine", deepspeed=str(settings))
         if stage == 2:
-            check_requirements(options, hardware)
+            check_machine(options, hardware)
             continue
         with pytest.raises(ConfigError, match=r"quantise = 'nf4': not with .*zero\.json of the"):
-            check_requirements(options, hardware)
-        check_requirements({**options, "quantise": None}, hardware)
+            check_machine(options, hardware)
+        check_machine({**options, "quantise": None}, hardware)

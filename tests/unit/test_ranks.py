@@ -25,7 +25,7 @@ from shardline.files import read_json
 from shardline.loader import PlanDataset
 from shardline.training import stage
 from shardline.training.packs import supervised, token_losses
-from shardline.training.refusals import check_media
+from shardline.training.requirements import check_media
 from shardline.training.trainer import PlanTrainer
 
 STEPS = 20

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import tiny_models
 import tiny_rows
@@ -14,7 +12,7 @@ from tiny_project import FROZEN, FULL, LORA
 
 from shardline.errors import ConfigError
 from shardline.families import qwen2_vl as family
-from shardline.training import mixed_media, tuning
+from shardline.training import tuning
 from shardline.training.tuning_log import describe
 
 
@@ -158,15 +156,3 @@ def test_norms_and_biases_are_what_has_one_dimension(tmp_path: Path, name: str) 
         "embedding": {"weights"},
         "weight": {"weights"},
     }
-
-
-def test_mixed_media_for_a_tuned_tower_are_warned_of(tmp_path: Path) -> None:
-    for number, intervals in enumerate(([[0.0], [], [0.0, 0.0]], [[0.0, 2.0]], [[]])):
-        table = pa.table({"intervals": pa.array(intervals, pa.list_(pa.float64()))})
-        pq.write_table(table, tmp_path / f"{number}.parquet")
-    images, both, text = ({"index": f"{number}.parquet"} for number in range(3))
-    learning, still = {"vision": LORA}, {"vision": FROZEN}
-    (line,) = mixed_media.warn_of_mixed_media(learning, tmp_path, [text, images, both])
-    assert line.startswith("warning: tune.vision is lora and the plan has images and videos")
-    assert mixed_media.warn_of_mixed_media(learning, tmp_path, [images, text]) == []
-    assert mixed_media.warn_of_mixed_media(still, tmp_path, [images, both]) == []

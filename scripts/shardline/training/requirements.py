@@ -1,15 +1,19 @@
-"""What a stage's options need of the machine, and of each other: said before anything loads."""
+"""What a training needs of its options, machine and plan: said before anything loads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from shardline.errors import ConfigError
-from shardline.hardware import Hardware
+from shardline.files import read_json
+from shardline.hardware import Hardware, forwards
 from shardline.training.optimizers import optimizer_named
-from shardline.training.zero_config import preset_zero_stage
+from shardline.training.schedule import learning_rate_factor
+from shardline.training.tuning import kind
+from shardline.training.zero_config import deepspeed_config, preset_zero_stage
 
 QUANTISED = ("nf4",)
 
@@ -24,7 +28,26 @@ def needed_packages(options: Mapping[str, Any], hardware: Hardware) -> set[str]:
     return needed - {""}
 
 
-def check_requirements(options: Mapping[str, Any], hardware: Hardware) -> None:
+def check_requirements(options: Mapping[str, Any], hardware: Hardware, plan: Path) -> None:
+    """See that options, preset, machine and plan fit each other.
+
+    Args:
+        plan: its summary.
+
+    Raises:
+        ConfigError: they do not; says which key, and what is allowed.
+        DataError: there is no such plan.
+    """
+    check_machine(options, hardware)
+    summary = read_json(plan)
+    kind(options["tune"])
+    check_media(options["tune"], summary)
+    learning_rate_factor(options["schedule"], summary["steps"])
+    counts = forwards(hardware, summary["max_packs_per_step"], plan.as_posix())
+    deepspeed_config(hardware, options, *counts)
+
+
+def check_machine(options: Mapping[str, Any], hardware: Hardware) -> None:
     """See that this machine and preset can do what the options ask for.
 
     Raises:
@@ -85,3 +108,17 @@ def check_quantise(quantise: str, tune: Mapping[str, Mapping[str, Any]], where: 
             f"{where}quantise = {quantise!r}: no module has an adapter, so that the quantised "
             "model would be what is saved; allowed: lora for a module of tune, or quantise: null"
         )
+
+
+def check_media(tune: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
+    """See that what only media train has any.
+
+    Raises:
+        ConfigError: the plan has no picture and no video, and the projector or the tower is tuned.
+    """
+    for module in ("projector", "vision"):
+        if tune[module]["mode"] != "frozen" and not summary["patches"]:
+            raise ConfigError(
+                f"tune.{module}.mode: {tune[module]['mode']!r}, but no sample of the plan has a "
+                "picture or a video, so that nothing would train it; allowed: frozen"
+            )

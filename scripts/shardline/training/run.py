@@ -19,7 +19,6 @@ from shardline.training.inputs import Stage
 from shardline.training.launch import own_rank
 from shardline.training.merging import planned_family
 from shardline.training.metrics import StepTotals
-from shardline.training.refusals import check_media
 from shardline.training.schedule import learning_rate_factor
 from shardline.training.speed import prepare_speed
 from shardline.training.zero_config import deepspeed_config, zero_stage
@@ -49,7 +48,6 @@ class Run:
         self.steps, self.packs = self.summary["steps"], self.summary["max_packs_per_step"]
         self.factor = learning_rate_factor(options["schedule"], self.steps)
         fitting.check(stage.hardware)
-        check_media(options["tune"], self.summary)
         self.size = forwards(stage.hardware, self.packs, stage.plan.as_posix())
         config = self.deepspeed()
         self.zero = zero_stage(config) if config else 0

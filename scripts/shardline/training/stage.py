@@ -21,7 +21,6 @@ from shardline.training.gathered import take_trained, trained_tensors, whole_sta
 from shardline.training.inputs import Stage
 from shardline.training.journal import Journal, read_journal
 from shardline.training.metrics import StepMeter
-from shardline.training.mixed_media import warn_of_mixed_media
 from shardline.training.model import tuned_model
 from shardline.training.packs import Row
 from shardline.training.probe import probe
@@ -32,7 +31,7 @@ from shardline.training.signals import StopRequest
 from shardline.training.speed import speed_up
 from shardline.training.trainer import PlanTrainer
 from shardline.training.tuning import kind, parameter_groups
-from shardline.training.tuning_log import describe
+from shardline.training.tuning_log import describe, mixed_media
 from shardline.training.validation import LOSS, Validation, facts
 from shardline.training.weights import save_weights
 from shardline.versions import package_versions
@@ -94,8 +93,7 @@ def _model(run: Run, parent: Path | None) -> torch.nn.Module:
     for line in describe(model, run.family, options["tune"]):
         run.say(line)
     if run.rank == 0:
-        shards = run.summary["shards"]
-        for line in warn_of_mixed_media(options["tune"], run.stage.results, shards):
+        for line in mixed_media(options["tune"], run.data.plan, run.stage.results):
             run.say(line)
     if parent:
         run.say(f"continues {options['continue_from']['stage']} from {parent}")

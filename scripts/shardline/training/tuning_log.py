@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from shardline.media_kinds import IMAGE, VIDEO, sample_kinds
+from shardline.plan_file import Plan
 from shardline.training.outcome import EXTRA
 from shardline.training.quantising import parameter_count
 from shardline.training.tuning import (
@@ -36,6 +41,28 @@ def describe(model: torch.nn.Module, family: Any, tune: Tune) -> list[str]:
     if idle := _idle(model, family, tune):
         lines.append(f"not used by any answer, so left as they are: {', '.join(idle)}")
     return [*lines, *_adapters(model), *_embeddings(model, tune), _saved(model, family)]
+
+
+def mixed_media(tune: Tune, plan: Plan, results: Path) -> list[str]:
+    """A warning, if the vision tower is tuned and the plan has images and videos.
+
+    Args:
+        results: the folder that the plan's paths are relative to.
+
+    Raises:
+        DataError: an index is not the planned one.
+    """
+    mode = tune["vision"]["mode"]
+    if mode == "frozen":
+        return []
+    kinds, _ = sample_kinds(plan, results)
+    if np.bitwise_or.reduce(kinds) != IMAGE | VIDEO:
+        return []
+    return [
+        f"warning: tune.vision is {mode} and the plan has images and videos; the authors of the "
+        "Qwen-VL models advise to keep the vision tower frozen with mixed data (tune.vision: "
+        "frozen), or to train it in a stage of images alone"
+    ]
 
 
 def _module(module: str, tune: Tune, trained: int, total: int) -> str:
