@@ -15,6 +15,7 @@ import plan_stage
 import tokenize_shard
 import write_token_manifest
 from converted_rows import write_rows
+from raw_datasets import video
 from shardline.families import qwen2_vl
 from shardline.files import canonical_json, file_entry, sha256_bytes, write_json
 from shardline.image_shards import sample_key
@@ -80,34 +81,42 @@ def sample_of(
 
 
 def talks(
-    shapes: Sequence[tuple[int, Sequence[tuple[int, int]]]], dataset: str = "talks", first: int = 0
+    shapes: Sequence[tuple[int, Sequence[tuple[int, ...]]]], dataset: str = "talks", first: int = 0
 ) -> list[tuple[Sample, list[bytes]]]:
-    """Conversations about plain pictures, and the PNG files of each.
+    """Conversations about plain pictures and drawn videos, and the PNG and MP4 files of each.
 
     Args:
-        shapes: of each, the letters of its answer, and width and height of its pictures.
+        shapes: of each, the letters of its answer, and its media: width and height of a picture,
+            width, height and frames of a video.
         first: number of the first.
     """
     made = []
     for number, (letters, sizes) in enumerate(shapes, start=first):
         random_state = random.Random(f"{dataset}:{number}")
-        parts: list[dict[str, Any]] = [{"type": "image"} for _ in sizes]
+        kinds = ["image" if len(size) == 2 else "video" for size in sizes]
+        parts: list[dict[str, Any]] = [{"type": kind} for kind in kinds]
         question = "".join(random_state.choices("bcdfgh", k=random_state.randrange(1, 9)))
         answer = "".join(random_state.choices("bcdfghjklmnp", k=letters))
-        files = [plain_png(size, random_state.choices(range(256), k=3)) for size in sizes]
+        files = [
+            plain_png(size, random_state.choices(range(256), k=3))
+            if len(size) == 2
+            else video("mp4", "mpeg4", size[:2], frames=size[2], rate=1)
+            for size in sizes
+        ]
         sample = Sample(
             id=f"{dataset}:talks.json#{number}",
             dataset=dataset,
             media=[
                 Medium(
-                    kind="image",
-                    path=f"{number}-{place}.png",
+                    kind=kind,
+                    path=f"{number}-{place}.{'png' if kind == 'image' else 'mp4'}",
                     width=size[0],
                     height=size[1],
                     sha256=sha256_bytes(data),
                 )
-                for place, (size, data) in enumerate(zip(sizes, files, strict=True))
+                for place, (kind, size, data) in enumerate(zip(kinds, sizes, files, strict=True))
             ],
+            meta={"media": [_timing(size) for size in sizes]} if "video" in kinds else {},
             messages=[
                 {"role": "user", "content": [*parts, {"type": "text", "text": question}]},
                 {"role": "assistant", "content": [{"type": "text", "text": answer}]},
@@ -115,6 +124,11 @@ def talks(
         )
         made.append((sample, files))
     return made
+
+
+def _timing(size: Sequence[int]) -> dict[str, float]:
+    """What is known of a video beside its size: a frame a second."""
+    return {"frames": size[2], "fps": 1.0, "duration": float(size[2])} if len(size) > 2 else {}
 
 
 def plain_png(size: tuple[int, int], colour: Sequence[int]) -> bytes:
