@@ -133,7 +133,7 @@ def test_padding_leaves_a_pack_what_it_is(built):
         worst = difference(
             built,
             built.ours,
-            lambda row: token_losses(built.ours, built.family, pad(row)),  # noqa: B023
+            lambda row, pad=pad: token_losses(built.ours, built.family, pad(row)),
         )
         assert worst < TOLERANCE
 
