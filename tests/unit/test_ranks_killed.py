@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import tiny_project
@@ -32,23 +31,20 @@ class Training:
     """A training of two ranks in a folder of its own, started as often as it takes."""
 
     def __init__(self, project: Project, name: str, preset: str) -> None:
-        self.folder = project.results.parent / name
-        self.folder.mkdir()
-        hardware = self.folder / "two.yaml"
+        folder = project.results.parent / name
+        folder.mkdir()
+        self.work, self.result = folder / "work", folder / "result.json"
+        hardware = folder / "two.yaml"
         hardware.write_text(f"ranks: 2\ncheckpoint_every: {EVERY}\n{preset}")
         words = project.training(tune=TUNE)
-        own = {
-            "--hardware": hardware,
-            "--work": self.folder / "r/s/work",
-            "--result": self.folder / "r/s/result.json",
-        }
+        own = {"--hardware": hardware, "--work": self.work, "--result": self.result}
         for option, path in own.items():
             words[words.index(option) + 1] = str(path)
         self.words = words
 
     def losses(self) -> list[str]:
         """Of each step in the journal, to the last bit."""
-        works = self.folder.glob("r/s/work/*")
+        works = self.work.glob("*")
         return [line["metrics"]["loss"].hex() for work in works for line in read_journal(work)]
 
     def start(self) -> subprocess.Popen[str]:
@@ -81,10 +77,6 @@ class Training:
         said = process.communicate()[0]
         assert process.returncode == 0, said
         return said
-
-    @property
-    def result(self) -> Path:
-        return self.folder / "r/s/result.json"
 
 
 def test_two_ranks_killed_between_checkpoints_repeat_their_losses(made: Project) -> None:
@@ -127,7 +119,7 @@ def test_with_deepspeed_two_ranks_repeat_the_uninterrupted_training(made: Projec
         expected, found = read_json(job.work / "final.json"), read_json(training.result)
         assert _hashes(found) == _hashes(expected), name
 
-    damaged = next(training.folder.glob("r/s/work/*/final/adapter_model.safetensors"))
+    damaged = next(training.work.glob("*/final/adapter_model.safetensors"))
     damaged.write_bytes(b"damaged")
     assert f"resuming at step {STEPS} of {STEPS}" in training.finish()
     assert _hashes(read_json(training.result)) == _hashes(found)
