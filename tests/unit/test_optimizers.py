@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny_rows
 import torch
-from tiny_project import FULL
-from tiny_training import ADAMW, stage, train
+from tiny_project import ADAMW, FULL
+from tiny_training import stage, train
 
 from project_root import ROOT
 from shardline.config.layers import Layer, load, project_layers
@@ -27,15 +25,6 @@ from shardline.training.tuning import MODULES
 FAMILY = tiny_rows.FAMILIES["qwen2_vl"]
 HERE = [name for name, optimizer in OPTIMIZERS.items() if not optimizer.paged]
 CPU = Hardware(name="cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _as_before() -> Iterator[None]:
-    """Undo what trainings set; and spare what is there already the Trainer's garbage collection."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="module")

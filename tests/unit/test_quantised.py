@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny_project
 import tiny_rows
 import torch
-from tiny_project import FROZEN, FULL, LORA, Project
+from tiny_project import ADAMW, FROZEN, FULL, LORA, Project
 
 import train_stage
 from shardline.errors import ConfigError
@@ -29,13 +28,11 @@ from shardline.training.weights import save_weights
 
 CPU = torch.device("cpu")
 TUNE = {"llm": LORA, "projector": FULL, "vision": LORA}
-ADAMW = {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "clip": 1.0}
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    yield tiny_project.build(tmp_path_factory.mktemp("project"), steps=4)
-    torch.use_deterministic_algorithms(False)
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return tiny_project.build(tmp_path_factory.mktemp("project"), steps=4)
 
 
 @pytest.mark.parametrize("name", list(tiny_rows.FAMILIES))

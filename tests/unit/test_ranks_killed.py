@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import tiny_project
-from tiny_project import FROZEN, FULL, LORA, Project
+from tiny_project import TUNE, Project
+from watched_trainings import start
 
-from project_root import ROOT
 from rank_trainings import Job, train_all
 from shardline.files import read_json
 from shardline.training.journal import read_journal
 
-TUNE = {"llm": LORA, "projector": FULL, "vision": FROZEN}
 STEPS, EVERY = 40, 15
 
 
@@ -47,21 +44,9 @@ class Training:
         works = self.work.glob("*")
         return [line["metrics"]["loss"].hex() for work in works for line in read_journal(work)]
 
-    def start(self) -> subprocess.Popen[str]:
-        """In a process group of its own."""
-        return subprocess.Popen(
-            [sys.executable, "scripts/train_stage.py", *self.words],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
     def stop(self, number: signal.Signals, step: int) -> str:
         """Start it, and send its whole group a signal after a step; what it said."""
-        process = self.start()
+        process = start(self.words, own_group=True)
         while process.poll() is None and len(self.losses()) < step:
             time.sleep(0.01)
         if process.poll() is None:
@@ -73,7 +58,7 @@ class Training:
 
     def finish(self) -> str:
         """Start it, and wait; what it said."""
-        process = self.start()
+        process = start(self.words, own_group=True)
         said = process.communicate()[0]
         assert process.returncode == 0, said
         return said

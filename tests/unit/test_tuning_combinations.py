@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,15 +28,6 @@ CASES = [
     *(("llava", modes) for modes in SOME),
 ]
 TIED = {"qwen2_vl": True, "qwen2_5_vl": False, "llava": False}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _as_before() -> Iterator[None]:
-    """Undo what trainings set; and spare what is there already the Trainer's garbage collection."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="module")
