@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny_rows
+import tiny_families
 import torch
 from tiny_project import ADAMW, FULL
 from tiny_training import stage, train
@@ -22,7 +22,7 @@ from shardline.training.optimizers import OPTIMIZERS, complete_options
 from shardline.training.requirements import check_requirements
 from shardline.training.tuning import MODULES
 
-FAMILY = tiny_rows.FAMILIES["qwen2_vl"]
+FAMILY = tiny_families.FAMILIES["qwen2_vl"]
 HERE = [name for name, optimizer in OPTIMIZERS.items() if not optimizer.paged]
 CPU = Hardware(name="cpu")
 
@@ -30,8 +30,8 @@ CPU = Hardware(name="cpu")
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    tiny_rows.build("qwen2_vl", folder, tie_word_embeddings=False)
-    return folder, [tiny_rows.row(FAMILY, folder, seed) for seed in (1, 2)]
+    tiny_families.build("qwen2_vl", folder, tie_word_embeddings=False)
+    return folder, [tiny_families.row(FAMILY, folder, seed) for seed in (1, 2)]
 
 
 def _options(name: str) -> dict:
