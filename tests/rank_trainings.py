@@ -1,6 +1,6 @@
 """Several trainings after one another in the same ranks: importing takes longer than training.
 
-`train_all` starts the ranks on this file; each of them reads the jobs and trains them in order.
+`train_all` starts this module as ranks; each of them reads the jobs and trains them in order.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / "scripts"), str(HERE)]
+import pytest
 
-from shardline.hardware import load_hardware  # noqa: E402
-from shardline.lease import lease  # noqa: E402
-from shardline.training import launch  # noqa: E402
-from shardline.training.inputs import Stage  # noqa: E402
-from shardline.training.journal import read_journal  # noqa: E402
+from project_root import ROOT
+from shardline.hardware import load_hardware
+from shardline.lease import lease
+from shardline.training import launch
+from shardline.training.inputs import Stage
+from shardline.training.journal import read_journal
 
 
 @dataclass
@@ -63,8 +63,9 @@ def train_all(jobs: list[Job], folder: Path, ranks: int = 2) -> None:
         job.work.with_suffix(".yaml").write_text(job.preset)
     file = folder / "jobs.json"
     file.write_text(json.dumps([vars(job) for job in jobs], default=str))
-    with lease(folder / "lease") as held:
-        launch.run_ranks([__file__, str(file)], ranks, ranks, held)
+    with lease(folder / "lease") as held, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT / 'scripts'}{os.pathsep}{ROOT / 'tests'}")
+        launch.run_ranks(["-m", "rank_trainings", str(file)], ranks, ranks, held)
 
 
 def read_jobs(file: Path) -> list[Job]:

@@ -77,8 +77,9 @@ class ResultsTree:
         self.write_model_lock()
         for stage, kind, accuracy in (("sft", "full", 0.71), ("adapt", "lora", 0.86)):
             self.write_plan(stage)
-            self.write_training(stage, key=f"{stage}0000", kind=kind)
-            self.write_result(stage, key=f"{stage}0000", kind=kind)
+            key = self.work(stage).name
+            self.write_training(stage, key=key, kind=kind)
+            self.write_result(stage, key=key, kind=kind)
             self.write_scores(stage, accuracy)
         self.write_scores("base", 0.05)
         self.write_times()
@@ -240,11 +241,15 @@ class ResultsTree:
         """A stage's plan file."""
         self.json(f"plans/demo/{stage}.json", self.plan(stage))
 
+    def work(self, stage: str, key: str = "") -> Path:
+        """The folder of a training of a stage; without a key, of the one that `write` makes."""
+        return self.results / "checkpoints/demo" / stage / "work" / (key or f"{stage}0000")
+
     def write_training(
         self, stage: str, key: str, kind: str = "full", lr: float = 4e-3, start: float = 1.7e9
     ) -> Path:
         """A training's work folder with its whole journal; returns the folder."""
-        folder = self.results / "checkpoints/demo" / stage / "work" / key
+        folder = self.work(stage, key)
         write_json(
             folder / "run.json",
             {

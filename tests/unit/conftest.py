@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from results_tree import ResultsTree
 from shardline import lean
 from small_project import SmallProject
+
+if TYPE_CHECKING:
+    from tiny_project import Project
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +37,25 @@ def _importable_again() -> Iterator[None]:
     for package in lean.HEAVY:
         if package != "deepspeed" and sys.modules.get(package, lean) is None:
             del sys.modules[package]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _as_before() -> Iterator[None]:
+    """Undo what trainings set; and spare what is there already the Trainer's garbage collection."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+    if torch := sys.modules.get("torch"):
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def fresh(project: Project) -> Iterator[Project]:
+    """The module's `project` without any training."""
+    from tiny_project import untrained
+
+    with untrained(project):
+        yield project
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_validation_what_it_chose_and_the_run_that_is_extended(tree: ResultsTree
     """A resume cuts the journal back after a validation: its step is there once."""
     options = results_tree.options()
     options["stages"][1]["chosen_on"] = [BENCHMARK]
-    folder = tree.results / "checkpoints/demo/adapt/work/adapt0000"
+    folder = tree.work("adapt")
     run = read_json(folder / "run.json")
     run["validation"] = {"datasets": [BENCHMARK], "held_out": False}
     run["continues"] = {"stage": "sft", "key": "sft0000", "step": 40}
@@ -150,7 +150,7 @@ def test_a_lost_store_is_filled_again(tree: ResultsTree, uri: str, empty_databas
 
 
 def test_a_growing_and_cut_back_journal_keeps_each_step_once(tree: ResultsTree, uri: str) -> None:
-    journal = tree.results / "checkpoints/demo/adapt/work/adapt0000/metrics.jsonl"
+    journal = tree.work("adapt") / "metrics.jsonl"
     rows = journal_rows(40, 4e-3, 1.7e9)
     later = rows[:10] + journal_rows(40, 4e-3, 1.8e9)[10:]
     (tree.results / "checkpoints/demo/adapt/result.json").unlink()
@@ -232,7 +232,7 @@ def test_a_deleted_experiment_is_said(tree: ResultsTree, uri: str) -> None:
 def test_a_damaged_journal_is_said_and_the_rest_is_delivered_later(
     tree: ResultsTree, uri: str
 ) -> None:
-    journal = tree.results / "checkpoints/demo/adapt/work/adapt0000/metrics.jsonl"
+    journal = tree.work("adapt") / "metrics.jsonl"
     whole = journal.read_text()
     journal.write_text(whole[:200] + "]\n")
     said: list[str] = []
@@ -270,7 +270,7 @@ def test_artefacts_are_found_from_another_folder(
 
 
 def test_following_delivers_while_the_controller_lives(tree: ResultsTree, uri: str) -> None:
-    journal = tree.results / "checkpoints/demo/adapt/work/adapt0000/metrics.jsonl"
+    journal = tree.work("adapt") / "metrics.jsonl"
     whole = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(whole[:3]))
     grow = (
@@ -290,7 +290,7 @@ def test_following_delivers_while_the_controller_lives(tree: ResultsTree, uri: s
 def test_a_run_says_in_what_it_was_trained_and_learns_when_that_changes(
     tree: ResultsTree, uri: str
 ) -> None:
-    record = tree.results / "checkpoints/demo/adapt/work/adapt0000/run.json"
+    record = tree.work("adapt") / "run.json"
     lock = sha256_file(LOCK)
     for commit, dirty in (("a" * 40, True), ("b" * 40, False)):
         git = {"commit": commit, "dirty": dirty}

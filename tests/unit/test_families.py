@@ -8,17 +8,15 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-import tiny_models
+import tiny_families
 import torch
 import webdataset
 from PIL import Image
 from transformers import AutoProcessor
 from transformers.video_utils import VideoMetadata
 
-import shardline.attention  # noqa: F401  (registers the attention that the families name)
 import token_data
 from real_samples import convert, media_bytes
-from shardline import registry
 from shardline.errors import DataError
 from shardline.exporting.merge import probe_logits
 from shardline.families import llava
@@ -49,18 +47,7 @@ OPTIONS = {
     "image_side": 112,
     "fit": "pad",
 }
-VISION = {
-    "qwen2_vl": tiny_models.CONFIG["vision_config"],
-    "qwen2_5_vl": {
-        "depth": 2,
-        "hidden_size": 32,
-        "out_hidden_size": 64,
-        "intermediate_size": 64,
-        "num_heads": 2,
-        "fullatt_block_indexes": [1],
-        "initializer_range": 0.15,
-    },
-}
+SQUARE = {"image_size": OPTIONS["image_side"]}
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
@@ -98,10 +85,8 @@ def samples(work, shared_data, request):
 @pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl"])
 def built(request, tmp_path_factory):
     """A family, the folder of a tiny model of it, that model and the stock processor."""
-    family = registry.load("families", request.param)
-    folder = tmp_path_factory.mktemp(request.param)
-    config = {**tiny_models.CONFIG, "vision_config": VISION[request.param]}
-    family.build_model(config, tiny_models.tokenizer(), folder, 0)
+    family = tiny_families.FAMILIES[request.param]
+    folder = tiny_families.build(request.param, tmp_path_factory.mktemp(request.param))
     model = family.load_model(folder, torch.float32, "cpu").eval()
     return family, folder, model, AutoProcessor.from_pretrained(folder)
 
@@ -188,34 +173,10 @@ def test_real_samples_are_what_the_processor_makes_of_them(built, samples, work)
     assert kinds == {(1,), (2,), (1, 1), (1, 1, 1)}
 
 
-LLAVA = {
-    "text_config": {
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "initializer_range": 0.15,
-    },
-    "vision_config": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "image_size": 112,
-        "projection_dim": 32,
-        "initializer_range": 0.15,
-    },
-    "image_processor": {"do_pad": True},
-}
-
-
 @pytest.fixture(scope="module")
 def llava_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("llava")
-    talk = [tiny_models.conversation(text, text) for text in tiny_models.TEXT]
-    llava.build_model(LLAVA, llava.train_tokenizer(talk, 500), folder, 0)
-    return folder
+    return tiny_families.build("llava", folder, vision_config=SQUARE)
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop"])
@@ -293,12 +254,10 @@ def test_shards_of_all_media_are_read_by_others_and_packed(
     family_name, samples, work, llava_folder, tmp_path, request
 ):
     """From image shards to packs: a pack's losses are those of its samples alone, stock."""
-    family = registry.load("families", family_name)
+    family = tiny_families.FAMILIES[family_name]
     folder = llava_folder
     if family_name != "llava":
-        folder = tmp_path / "model"
-        config = {**tiny_models.CONFIG, "vision_config": VISION[family_name]}
-        family.build_model(config, tiny_models.tokenizer(), folder, 0)
+        folder = tiny_families.build(family_name, tmp_path / "model")
     options = {**OPTIONS, "max_visual_tokens": 64, "seed": 0}
     manifests = []
     for dataset in ("mllm", "history", "swift", "finetune"):

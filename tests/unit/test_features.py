@@ -8,18 +8,18 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import tiny_families
 import tiny_models
 import torch
 import webdataset
-from test_families import LLAVA, OPTIONS, VISION, tokenised
+from test_families import OPTIONS, SQUARE, tokenised
 from tiny_project import FROZEN, FULL, LORA, lock_model
 
 import token_data
 from feature_data import compute
 from real_samples import convert
-from shardline import registry
 from shardline.errors import DataError
-from shardline.families import llava, qwen2_vl
+from shardline.families import qwen2_vl
 from shardline.features import FeatureReader
 from shardline.files import read_json, write_json
 from shardline.loader import PlanDataset
@@ -47,15 +47,10 @@ class Case:
 
     def __init__(self, name: str, work: Path, samples: list[list[Sample]]) -> None:
         self.name = name
-        self.family = registry.load("families", name)
+        self.family = tiny_families.FAMILIES[name]
         self.results = work / name
-        self.model = self.results / "raw/models" / name
-        if name == "llava":
-            talk = [tiny_models.conversation(text, text) for text in tiny_models.TEXT]
-            llava.build_model(LLAVA, llava.train_tokenizer(talk, 500), self.model, 0)
-        else:
-            config = {**tiny_models.CONFIG, "vision_config": VISION[name]}
-            self.family.build_model(config, tiny_models.tokenizer(), self.model, 0)
+        changes = {"vision_config": SQUARE} if name == "llava" else {}
+        self.model = tiny_families.build(name, self.results / "raw/models" / name, **changes)
         lock_model(self.model)
         options = {**OPTIONS, "max_visual_tokens": 64, "seed": 0}
         self.tokens = [tokenised(part, work, name, self.model, options) for part in samples]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny_models
 import tiny_project
 import torch
-from test_training import _losses, _start, _wait_for_checkpoint
 from tiny_project import FROZEN, FULL, LORA, Project
+from watched_trainings import start, wait_for_checkpoint
 
 import train_stage
 from feature_data import compute
@@ -26,16 +25,8 @@ TUNES = {
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    yield tiny_project.build(tmp_path_factory.mktemp("project"), steps=4)
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture
-def fresh(project: Project) -> Iterator[Project]:
-    """The project without any training."""
-    with tiny_project.untrained(project):
-        yield project
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return tiny_project.build(tmp_path_factory.mktemp("project"), steps=4)
 
 
 def features(project: Project, point: str, **options) -> Path:
@@ -50,7 +41,7 @@ def arguments(project: Project, point: str, manifest: Path | None) -> list[str]:
 
 
 def curve(project: Project) -> list[float]:
-    return [float.fromhex(loss) for loss in _losses(project)]
+    return [float.fromhex(loss) for loss in project.losses()]
 
 
 @pytest.mark.parametrize("point", ["tower", pytest.param("projected", marks=pytest.mark.slow)])
@@ -81,13 +72,13 @@ def test_a_stage_learns_from_features_what_it_learns_from_pictures(
 def test_going_on_repeats_the_uninterrupted_training(fresh: Project) -> None:
     words = arguments(fresh, "tower", features(fresh, "tower"))
     train_stage.main(words)
-    losses, result = _losses(fresh), (fresh.stage / "result.json").read_bytes()
-    (work,) = (fresh.stage / "work").iterdir()
+    losses, result = fresh.losses(), (fresh.stage / "result.json").read_bytes()
+    work = fresh.work
     (work / "final.json").unlink()
     shutil.rmtree(work / "final")
     shutil.rmtree(work / "checkpoint-4")
     train_stage.main(words)
-    assert _losses(fresh) == losses
+    assert fresh.losses() == losses
     assert (fresh.stage / "result.json").read_bytes() == result
 
 
@@ -119,16 +110,17 @@ def test_other_features_are_another_training_and_those_of_another_model_none(
 def test_two_ranks_learn_from_features_as_one_does(fresh: Project) -> None:
     manifest = features(fresh, "tower")
     words = {"tune": {**TUNES["tower"], "llm": FULL}, "features": "tower"}
-    train_stage.main([*fresh.training(**words), "--features", str(manifest)])
+    arguments = [*fresh.training(**words), "--features", str(manifest)]
+    train_stage.main(arguments)
     alone = curve(fresh)
     shutil.rmtree(fresh.stage)
     fresh.hardware.write_text("device: cpu\nranks: 2\ncheckpoint_every: 2\n")
-    stopped = _start(fresh, "--features", str(manifest), **words)
-    _wait_for_checkpoint(fresh, stopped, 2)
+    stopped = start(arguments)
+    wait_for_checkpoint(fresh, stopped, 2)
     stopped.terminate()
     said = stopped.communicate()[0]
     assert stopped.returncode == 75, said
-    finished = _start(fresh, "--features", str(manifest), **words)
+    finished = start(arguments)
     said = finished.communicate()[0]
     assert finished.returncode == 0 and "resuming at step" in said, said
     assert curve(fresh) == pytest.approx(alone, rel=1e-4)

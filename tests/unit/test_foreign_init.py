@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-import tiny_rows
+import tiny_families
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -47,9 +47,9 @@ class Foreign:
     def __init__(self, root: Path, name: str, **options: object) -> None:
         from peft import LoraConfig, get_peft_model
 
-        self.name, self.family, self.root = name, tiny_rows.FAMILIES[name], root
+        self.name, self.family, self.root = name, tiny_families.FAMILIES[name], root
         self.source = root / "source/base"
-        tiny_rows.build(name, self.source, tie_word_embeddings=name == "qwen2_vl")
+        tiny_families.build(name, self.source, tie_word_embeddings=name == "qwen2_vl")
         base = self.family.load_model(self.source, torch.float32, "cpu")
         config = {"r": 4, "lora_alpha": 8, "target_modules": TARGETS[name], **options}
         self.model = get_peft_model(base, LoraConfig(**config)).eval()

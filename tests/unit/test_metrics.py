@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 import tiny_project
 import torch
-from tiny_project import FULL
+from tiny_project import TRAINING
 
 import token_data
 import train_stage
@@ -125,17 +125,7 @@ def test_a_training_journals_the_loss_of_each_of_its_datasets(tmp_path: Path) ->
     )
     hardware = tmp_path / "cpu.yaml"
     hardware.write_text("micro_batch: 2\n")
-    options = {
-        "recipe": "r",
-        "stage": "s",
-        "method": "sft",
-        "family": "qwen2_vl",
-        "seed": 1,
-        "precision": "fp32",
-        "tune": dict.fromkeys(("llm", "projector", "vision"), FULL),
-        "optimizer": {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "clip": 1.0},
-        "schedule": {"name": "constant", "warmup": 0},
-    }
+    options = {**TRAINING, "seed": 1, "schedule": {"name": "constant", "warmup": 0}}
     project = tiny_project.Project(
         results,
         model,
@@ -146,9 +136,7 @@ def test_a_training_journals_the_loss_of_each_of_its_datasets(tmp_path: Path) ->
         hardware,
     )
     train_stage.main(project.training())
-    torch.use_deterministic_algorithms(False)
-    (work,) = (project.stage / "work").iterdir()
-    first = next(read_journal(work))["metrics"]
+    first = next(read_journal(project.work))["metrics"]
 
     base = family.load_model(model, torch.float32, "cpu")
     data = PlanDataset(results, plan, project.parquet, family, micro_batch=100)
@@ -166,5 +154,5 @@ def test_a_training_journals_the_loss_of_each_of_its_datasets(tmp_path: Path) ->
     together = [loss for values in losses.values() for loss in values]
     assert first["loss"] == pytest.approx(sum(together) / len(together), rel=1e-5)
     assert 0 < first["data_wait"] < 1 and first["useful_tokens"] == 1.0
-    run = read_json(work / "run.json")
+    run = read_json(project.work / "run.json")
     assert set(run["environment"]) == {"git", "lock_sha256", "versions", "hardware"}

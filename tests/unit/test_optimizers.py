@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny_rows
+import tiny_families
 import torch
-from tiny_project import FULL
-from tiny_training import ADAMW, stage, train
+from tiny_project import ADAMW, FULL
+from tiny_training import stage, train
 
 from project_root import ROOT
 from shardline.config.layers import Layer, load, project_layers
@@ -24,25 +22,16 @@ from shardline.training.optimizers import OPTIMIZERS, complete_options
 from shardline.training.requirements import check_machine
 from shardline.training.tuning import MODULES
 
-FAMILY = tiny_rows.FAMILIES["qwen2_vl"]
+FAMILY = tiny_families.FAMILIES["qwen2_vl"]
 HERE = [name for name, optimizer in OPTIMIZERS.items() if not optimizer.paged]
 CPU = Hardware(name="cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _as_before() -> Iterator[None]:
-    """Undo what trainings set; and spare what is there already the Trainer's garbage collection."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    tiny_rows.build("qwen2_vl", folder, tie_word_embeddings=False)
-    return folder, [tiny_rows.row(FAMILY, folder, seed) for seed in (1, 2)]
+    tiny_families.build("qwen2_vl", folder, tie_word_embeddings=False)
+    return folder, [tiny_families.row(FAMILY, folder, seed) for seed in (1, 2)]
 
 
 def _options(name: str) -> dict:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import mixed_packs
 import pytest
+import tiny_families
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import AttentionInterface, AutoModelForImageTextToText
@@ -37,16 +37,17 @@ class Built(NamedTuple):
     stock: torch.nn.Module
 
 
-@pytest.fixture(scope="module", params=mixed_packs.FAMILIES)
+@pytest.fixture(scope="module", params=list(tiny_families.FAMILIES))
 def built(request, tmp_path_factory) -> Built:
-    family, folder = mixed_packs.build(request.param, tmp_path_factory.mktemp(request.param))
+    family = tiny_families.FAMILIES[request.param]
+    folder = tiny_families.build(request.param, tmp_path_factory.mktemp(request.param))
     stock = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="sdpa"
     )
     return Built(
         family,
-        mixed_packs.samples(family, folder),
-        mixed_packs.samples(family, folder, seed=1),
+        tiny_families.samples(family, folder),
+        tiny_families.samples(family, folder, seed=1),
         family.load_model(folder, torch.float32, "cpu").eval(),
         stock.eval(),
     )
@@ -133,7 +134,7 @@ def test_padding_leaves_a_pack_what_it_is(built):
         worst = difference(
             built,
             built.ours,
-            lambda row: token_losses(built.ours, built.family, pad(row)),  # noqa: B023
+            lambda row, pad=pad: token_losses(built.ours, built.family, pad(row)),
         )
         assert worst < TOLERANCE
 
@@ -241,7 +242,7 @@ def test_no_segment_is_longer_than_what_the_kernel_is_told(built, monkeypatch):
 def test_every_row_of_a_plan_says_how_long_its_longest_segment_is(tmp_path, packing):
     filtered = token_data.write_filtered(tmp_path, token_data.screens(11))
     tokens = token_data.tokenise(filtered, token_data.tokenizer_folder(tmp_path))
-    family = mixed_packs.registry.load("families", "qwen2_vl")
+    family = tiny_families.FAMILIES["qwen2_vl"]
     for fixed in (False, True):
         plan = token_data.plan(tmp_path, [tokens], packing=packing, fixed_shape=fixed)
         for micro_batch in (1, 3):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny_families
 import tiny_project
-import tiny_rows
 import torch
-from tiny_project import FROZEN, FULL, LORA, Project
+from tiny_project import ADAMW, FROZEN, FULL, LORA, Project
 
 import train_stage
 from shardline.errors import ConfigError
@@ -29,23 +28,21 @@ from shardline.training.weights import save_weights
 
 CPU = torch.device("cpu")
 TUNE = {"llm": LORA, "projector": FULL, "vision": LORA}
-ADAMW = {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "clip": 1.0}
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    yield tiny_project.build(tmp_path_factory.mktemp("project"), steps=4)
-    torch.use_deterministic_algorithms(False)
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return tiny_project.build(tmp_path_factory.mktemp("project"), steps=4)
 
 
-@pytest.mark.parametrize("name", list(tiny_rows.FAMILIES))
+@pytest.mark.parametrize("name", list(tiny_families.FAMILIES))
 def test_only_the_linear_layers_of_the_language_model_are_quantised(
     tmp_path: Path, name: str
 ) -> None:
     from bitsandbytes.nn import Linear4bit
 
-    tiny, folder = tiny_rows.FAMILIES[name], tmp_path / "tiny"
-    tiny_rows.build(name, folder, tie_word_embeddings=name == "qwen2_vl")
+    tiny, folder = tiny_families.FAMILIES[name], tmp_path / "tiny"
+    tiny_families.build(name, folder, tie_word_embeddings=name == "qwen2_vl")
     base = tiny.load_model(folder, torch.float32, CPU)
     loading = loading_options(tiny, torch.float32, CPU)
     model = tiny.load_model(folder, torch.float32, CPU, **loading)
@@ -56,7 +53,7 @@ def test_only_the_linear_layers_of_the_language_model_are_quantised(
     assert layer.weight.quant_state.nested  # double quantisation
     sizes = {n: p.numel() for n, p in base.named_parameters()}
     assert {n: parameter_count(p) for n, p in model.named_parameters()} == sizes
-    row = tiny_rows.row(tiny, folder, 1)
+    row = tiny_families.row(tiny, folder, 1)
     with torch.no_grad():
         whole, four = token_losses(base, tiny, row), token_losses(model, tiny, row)
     assert not torch.equal(whole, four)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import tiny_project
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_project import FROZEN, FULL, LORA
+from tiny_project import FROZEN, FULL, LORA, TRAINING
 
 import token_data
 from rank_trainings import Job, train_all
@@ -36,7 +35,7 @@ ZERO = PRESET + "deepspeed: config/deepspeed/zero{stage}.json\n"
 
 
 @pytest.fixture(scope="module")
-def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A job of one process on conversations: a third has a picture, a ninth a video."""
     results = tmp_path_factory.mktemp("ranks") / "results"
     model = tiny_models.build(results / "raw/models/tiny")
@@ -52,30 +51,17 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
         token_data.plan(
             results, [manifest], packing, packing=packing, steps=STEPS, epochs=None, max_length=160
         )
-    project = tiny_project.Project(
-        results, model, tiny_project.lock_model(model), results, results, {}, results
-    )
-    options = {
-        "recipe": "r",
-        "stage": "s",
-        "method": "sft",
-        "family": "qwen2_vl",
-        "seed": 5,
-        "precision": "fp32",
-        "tune": {module: {**FULL, "lr": 3e-3} for module in ("llm", "projector", "vision")},
-        "optimizer": {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "clip": 1.0},
-        "schedule": {"name": "cosine", "warmup": 1},
-    }
-    yield Job(
+    full = {**FULL, "lr": 3e-3}
+    options = {**TRAINING, "tune": dict.fromkeys(TRAINING["tune"], full)}
+    return Job(
         work=results.parent / "one",
         preset=PRESET.format(ranks=1),
         options=options,
         plan=results / "plans/demo/step.json",
         results=results,
         model=model,
-        lock=project.lock,
+        lock=tiny_project.lock_model(model),
     )
-    torch.use_deterministic_algorithms(False)
 
 
 def of(job: Job, name: str, preset: str, plan: str = "step", **options) -> Job:

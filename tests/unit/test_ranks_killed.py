@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import tiny_project
-from tiny_project import FROZEN, FULL, LORA, Project
+from tiny_project import TUNE, Project
+from watched_trainings import start
 
-from project_root import ROOT
 from rank_trainings import Job, train_all
 from shardline.files import read_json
 from shardline.training.journal import read_journal
 
-TUNE = {"llm": LORA, "projector": FULL, "vision": FROZEN}
 STEPS, EVERY = 40, 15
 
 
@@ -32,40 +28,25 @@ class Training:
     """A training of two ranks in a folder of its own, started as often as it takes."""
 
     def __init__(self, project: Project, name: str, preset: str) -> None:
-        self.folder = project.results.parent / name
-        self.folder.mkdir()
-        hardware = self.folder / "two.yaml"
+        folder = project.results.parent / name
+        folder.mkdir()
+        self.work, self.result = folder / "work", folder / "result.json"
+        hardware = folder / "two.yaml"
         hardware.write_text(f"ranks: 2\ncheckpoint_every: {EVERY}\n{preset}")
         words = project.training(tune=TUNE)
-        own = {
-            "--hardware": hardware,
-            "--work": self.folder / "r/s/work",
-            "--result": self.folder / "r/s/result.json",
-        }
+        own = {"--hardware": hardware, "--work": self.work, "--result": self.result}
         for option, path in own.items():
             words[words.index(option) + 1] = str(path)
         self.words = words
 
     def losses(self) -> list[str]:
         """Of each step in the journal, to the last bit."""
-        works = self.folder.glob("r/s/work/*")
+        works = self.work.glob("*")
         return [line["metrics"]["loss"].hex() for work in works for line in read_journal(work)]
-
-    def start(self) -> subprocess.Popen[str]:
-        """In a process group of its own."""
-        return subprocess.Popen(
-            [sys.executable, "scripts/train_stage.py", *self.words],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
 
     def stop(self, number: signal.Signals, step: int) -> str:
         """Start it, and send its whole group a signal after a step; what it said."""
-        process = self.start()
+        process = start(self.words, own_group=True)
         while process.poll() is None and len(self.losses()) < step:
             time.sleep(0.01)
         if process.poll() is None:
@@ -77,14 +58,10 @@ class Training:
 
     def finish(self) -> str:
         """Start it, and wait; what it said."""
-        process = self.start()
+        process = start(self.words, own_group=True)
         said = process.communicate()[0]
         assert process.returncode == 0, said
         return said
-
-    @property
-    def result(self) -> Path:
-        return self.folder / "r/s/result.json"
 
 
 def test_two_ranks_killed_between_checkpoints_repeat_their_losses(made: Project) -> None:
@@ -127,7 +104,7 @@ def test_with_deepspeed_two_ranks_repeat_the_uninterrupted_training(made: Projec
         expected, found = read_json(job.work / "final.json"), read_json(training.result)
         assert _hashes(found) == _hashes(expected), name
 
-    damaged = next(training.folder.glob("r/s/work/*/final/adapter_model.safetensors"))
+    damaged = next(training.work.glob("*/final/adapter_model.safetensors"))
     damaged.write_bytes(b"damaged")
     assert f"resuming at step {STEPS} of {STEPS}" in training.finish()
     assert _hashes(read_json(training.result)) == _hashes(found)

@@ -101,7 +101,7 @@ def test_a_score_on_items_that_chose_the_checkpoint_is_marked(results: Path) -> 
     write_json(path, result)
     merged = results / "models/demo/adapt/merged.json"
     write_json(merged, read_json(merged) | {"export_from": "best", "step": 100})
-    journal = results / "checkpoints/demo/adapt/work/adapt0000/metrics.jsonl"
+    journal = ResultsTree(results).work("adapt") / "metrics.jsonl"
     with open(journal, "a") as file:
         for step in (50, 100, 150):
             metrics = {"validation/loss": 0.5, f"validation/loss/{BENCHMARK}": 0.5}
@@ -260,7 +260,7 @@ def test_nothing_built_yet_gives_a_page_of_plain_lines(tmp_path: Path) -> None:
 
 def test_a_lost_image_and_a_lost_journal_are_said(results: Path) -> None:
     shutil.rmtree(results / "raw" / BENCHMARK / "images")
-    shutil.rmtree(results / "checkpoints/demo/sft/work")
+    shutil.rmtree(ResultsTree(results).work("sft").parent)
     _, page, _ = report(results)
     text = shown_text(page)
     assert "the image images/" in text

@@ -113,7 +113,6 @@ def test_a_training_with_compiled_blocks_is_the_training_without(project: Projec
             train_stage.main(project.training(tune=TUNE))
             work = next((project.stage / "work").iterdir())
             losses[kind] = [line["metrics"]["loss"] for line in read_journal(work)]
-    torch.use_deterministic_algorithms(False)
     assert losses["blocks"] == pytest.approx(losses["none"], rel=1e-5)
 
 

@@ -6,12 +6,34 @@ import copy
 import math
 
 import pytest
-import tiny_llava
+import tiny_families
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
+from shardline.attention import NAME
 from shardline.families.llava import Merging, kept_tokens, vision_inputs
 from shardline.token_merging import match, merge_tokens
+
+
+def build(layers: int, side: int, width: int = 8, seed: int = 0) -> torch.nn.Module:
+    """A model in fp64 whose tower sees ``side`` x ``side`` patches, and hardly a text model."""
+    torch.manual_seed(seed)
+    tiny = tiny_families.CONFIGS["llava"]
+    config = LlavaConfig(
+        text_config={**tiny["text_config"], "hidden_size": 8, "num_hidden_layers": 1,
+                     "num_key_value_heads": 4, "vocab_size": 8, "model_type": "llama"},
+        vision_config={**tiny["vision_config"], "hidden_size": width,
+                       "intermediate_size": 2 * width, "num_hidden_layers": layers,
+                       "image_size": 14 * side, "patch_size": 14,
+                       "model_type": "clip_vision_model"},
+        image_token_index=1,
+        attn_implementation=NAME,
+    )  # fmt: skip
+    model = LlavaForConditionalGeneration(config).double().eval()
+    for parameter in model.model.vision_tower.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
 
 
 def features(model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
@@ -103,7 +125,7 @@ def straight(model: torch.nn.Module, image: torch.Tensor, ratio: float) -> torch
     [(3, 8, 0.5), (3, 8, 0.1), (5, 7, 0.3), (6, 9, 0.01), (2, 3, 0.4), (4, 6, 0.8)],
 )
 def test_features_and_gradients_are_those_of_a_straight_line_implementation(layers, side, ratio):
-    model = tiny_llava.tower(layers, side, seed=side)
+    model = build(layers, side, seed=side)
     pixels = torch.randn(3, 3, 14 * side, 14 * side, dtype=torch.float64)
     merged = merging(model, ratio)
     found = features(merged, pixels)
@@ -126,7 +148,7 @@ def test_features_and_gradients_are_those_of_a_straight_line_implementation(laye
 
 def test_the_published_tower_keeps_what_the_table_says():
     """378 pixels in 32 layers: 729 patches, of which 31 layers' merges count."""
-    model = tiny_llava.tower(32, 27)
+    model = build(32, 27)
     pixels = torch.randn(1, 3, 378, 378, dtype=torch.float64)
     found = {}
     with torch.no_grad():
@@ -138,7 +160,7 @@ def test_the_published_tower_keeps_what_the_table_says():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_ratio_that_merges_nothing_is_the_stock_tower_bit_for_bit(dtype):
-    model = tiny_llava.tower(3, 8).to(dtype)
+    model = build(3, 8).to(dtype)
     pixels = torch.randn(2, 3, 112, 112, dtype=dtype)
     for ratio in (1.0, 0.97):
         merged = merging(model, ratio)
@@ -153,7 +175,7 @@ def test_a_ratio_that_merges_nothing_is_the_stock_tower_bit_for_bit(dtype):
 
 
 def test_frames_of_a_batch_do_not_see_each_other():
-    model = merging(tiny_llava.tower(4, 6), 0.2)
+    model = merging(build(4, 6), 0.2)
     pixels = torch.randn(5, 3, 84, 84, dtype=torch.float64)
     with torch.no_grad():
         together = features(model, pixels)
@@ -175,8 +197,8 @@ def test_of_equal_edges_the_first_win_and_the_class_token_stays():
 
 
 def test_the_first_frame_of_a_video_stays_whole_in_every_batch():
-    model = merging(tiny_llava.tower(3, 8), 0.3, slowfast=True)
-    plain = merging(tiny_llava.tower(3, 8), 1.0)
+    model = merging(build(3, 8), 0.3, slowfast=True)
+    plain = merging(build(3, 8), 1.0)
     rule = Merging(0.3, 3, slowfast=True)
     grids = [(1, 8, 8), (3, 8, 8), (2, 8, 8), (1, 8, 8)]
     pictures = [torch.randint(0, 256, (t * 112, 112, 3), dtype=torch.uint8) for t, _, _ in grids]
@@ -199,7 +221,7 @@ def test_the_first_frame_of_a_video_stays_whole_in_every_batch():
 
 
 def test_checkpointing_and_autocast_change_nothing_but_rounding():
-    model = merging(tiny_llava.tower(4, 8).float(), 0.4)
+    model = merging(build(4, 8).float(), 0.4)
     pixels = torch.randn(2, 3, 112, 112)
     gradients = []
     for checkpointing in (False, True):
@@ -217,7 +239,7 @@ def test_checkpointing_and_autocast_change_nothing_but_rounding():
 
 
 def test_adapted_keys_decide_what_is_merged():
-    model = merging(tiny_llava.tower(3, 8), 0.3)
+    model = merging(build(3, 8), 0.3)
     pixels = torch.randn(2, 3, 112, 112, dtype=torch.float64)
     before = features(model, pixels)
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=r".*vision_tower.*\.k_proj"))
@@ -232,7 +254,7 @@ def test_adapted_keys_decide_what_is_merged():
 
 @pytest.mark.slow
 def test_a_merging_tower_is_one_graph_of_known_shapes():
-    model = merging(tiny_llava.tower(3, 8).float(), 0.3)
+    model = merging(build(3, 8).float(), 0.3)
     encoder = model.model.vision_tower.encoder
     embedded = torch.randn(2, 65, 8)
     compiled = torch.compile(encoder, backend="eager", fullgraph=True, dynamic=False)

@@ -3,49 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny_models
 import tiny_project
 import torch
-from tiny_project import FROZEN, FULL, LORA, Project
+from tiny_project import FROZEN, FULL, TUNE, Project
+from watched_trainings import damaged, start, wait_for_checkpoint
 
 import train_stage
+from project_root import ROOT
 from shardline.errors import ConfigError, DataError, GateError
 from shardline.families import qwen2_vl as family
 from shardline.files import read_json
 from shardline.loader import PlanDataset
 from shardline.plan_file import read_plan
 from shardline.row_padding import pad_row, pad_samples
-from shardline.token_index import ShardIndex
 from shardline.training import gates, outcome
 from shardline.training.journal import read_journal
 from shardline.training.packs import join, split, stock_losses, supervised, token_losses
 
-ROOT = Path(__file__).resolve().parents[2]
-TUNE = {"llm": LORA, "projector": FULL, "vision": FROZEN}
-
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    made = tiny_project.build(tmp_path_factory.mktemp("project"), steps=12)
-    yield made
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture
-def fresh(project: Project) -> Iterator[Project]:
-    """The project without any training."""
-    with tiny_project.untrained(project):
-        yield project
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return tiny_project.build(tmp_path_factory.mktemp("project"), steps=12)
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +54,6 @@ def test_padding_changes_no_loss(model, rows):
             torch.testing.assert_close(token_losses(model, family, padded), plain)
         assert len(split(longer, family)) == len(split(row, family)) + 1
     gates.packing_parity(model, family, split(longer, family)[-3:])
-
-
-def _losses(project: Project) -> list[str]:
-    (work,) = (project.stage / "work").iterdir()
-    return [line["metrics"]["loss"].hex() for line in read_journal(work)]
 
 
 def _gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -198,14 +179,13 @@ def test_a_stage_trains_and_says_what_it_did(
     config = read_json(final / "config.json")
     assert config.get("use_cache", True) and config["text_config"]["use_cache"]
     family.load_model(final, torch.float32, "cpu")
-    (work,) = (fresh.stage / "work").iterdir()
-    metrics = next(read_journal(work))["metrics"]
+    metrics = next(read_journal(fresh.work))["metrics"]
     assert {"loss", "grad_norm", "lr/llm", "lr/vision", "tokens_per_second", "samples"} <= set(
         metrics
     )
     assert metrics["samples"] == 6 and metrics["lr/llm"] == 2e-3
-    run = read_json(work / "run.json")
-    assert run["key"] == work.name and run["plan"]["steps"] == 12
+    run = read_json(fresh.work / "run.json")
+    assert run["key"] == fresh.work.name and run["plan"]["steps"] == 12
 
 
 def test_accumulation_changes_nothing_but_rounding(fresh: Project) -> None:
@@ -214,7 +194,7 @@ def test_accumulation_changes_nothing_but_rounding(fresh: Project) -> None:
         shutil.rmtree(fresh.stage, ignore_errors=True)
         fresh.hardware.write_text(preset)
         train_stage.main(fresh.training())
-        curves.append([float.fromhex(loss) for loss in _losses(fresh)])
+        curves.append([float.fromhex(loss) for loss in fresh.losses()])
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
 
 
@@ -238,68 +218,40 @@ def test_what_cannot_be_trained_is_refused(fresh: Project, changes: dict, messag
         train_stage.main(fresh.training(**changes))
 
 
-def _start(project: Project, *words: str, **changes) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "scripts/train_stage.py", *project.training(**changes), *words],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def _wait_for_checkpoint(project: Project, process: subprocess.Popen[str], step: int) -> None:
-    while process.poll() is None:
-        found = project.stage.glob("work/*/checkpoint-*/complete.json")
-        if any(int(seal.parent.name.split("-")[1]) >= step for seal in found):
-            return
-        time.sleep(0.005)
-    pytest.fail(process.communicate()[0])
-
-
 def test_a_sample_that_cannot_be_read_ends_the_training_with_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Met by a loader process, after steps whose samples are whole."""
     project = tiny_project.build(tmp_path)
     project.hardware.write_text(project.hardware.read_text() + "workers: 1\n")
-    plan = read_plan(project.plan, project.parquet)
-    place = plan.samples(len(plan.tokens) - 1)[-1]
-    shard = plan.summary["shards"][place.shard]
-    index = ShardIndex(project.results / shard["index"], shard["index_sha256"])
-    tar = project.results / shard["path"]
-    offset, size = index.places(place.row)["labels.npy"]
-    whole = tar.read_bytes()
-    tar.write_bytes(whole[:offset] + bytes(size) + whole[offset + size :])
-    with pytest.raises(DataError) as caught:
+    last = read_plan(project.plan, project.parquet).steps - 1
+    with damaged(project, last) as name, pytest.raises(DataError) as caught:
         train_stage.main(project.training())
-    name = index.ids[place.row].as_py()
-    assert f"{tar.name}: sample {name} (row {place.row}) cannot be read" in str(caught.value)
+    assert f"{name} cannot be read" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "step 1/6" in capsys.readouterr().out
 
 
 def test_killed_and_stopped_training_repeats_the_uninterrupted_one(fresh: Project) -> None:
     train_stage.main(fresh.training(tune=TUNE))
-    expected = _losses(fresh), (fresh.stage / "result.json").read_bytes()
+    expected = fresh.losses(), (fresh.stage / "result.json").read_bytes()
     shutil.rmtree(fresh.stage)
 
-    killed = _start(fresh, tune=TUNE)
-    _wait_for_checkpoint(fresh, killed, 2)
+    killed = start(fresh.training(tune=TUNE))
+    wait_for_checkpoint(fresh, killed, 2)
     killed.kill()
     killed.communicate()
     assert not (fresh.stage / "result.json").exists()
 
-    stopped = _start(fresh, tune=TUNE)
-    _wait_for_checkpoint(fresh, stopped, 6)
+    stopped = start(fresh.training(tune=TUNE))
+    wait_for_checkpoint(fresh, stopped, 6)
     stopped.send_signal(signal.SIGTERM)
     said = stopped.communicate()[0]
     assert stopped.returncode == 75, said
     assert "resuming at step" in said and "stopped: SIGTERM: saved at step" in said
 
     train_stage.main(fresh.training(tune=TUNE))
-    assert _losses(fresh) == expected[0]
+    assert fresh.losses() == expected[0]
     assert (fresh.stage / "result.json").read_bytes() == expected[1]
 
 
@@ -315,8 +267,7 @@ def test_what_is_finished_is_used_and_what_was_changed_is_not(
     assert "is finished" in capsys.readouterr().out
     assert (fresh.stage / "result.json").read_bytes() == result
 
-    (work,) = (fresh.stage / "work").iterdir()
-    (work / "final/adapter_model.safetensors").write_bytes(b"damaged")
+    (fresh.work / "final/adapter_model.safetensors").write_bytes(b"damaged")
     train_stage.main(arguments)
     assert "resuming at step 12 of 12" in capsys.readouterr().out
     assert (fresh.stage / "result.json").read_bytes() == result
@@ -325,19 +276,19 @@ def test_what_is_finished_is_used_and_what_was_changed_is_not(
 @pytest.mark.slow
 def test_two_ranks_train_as_one_does(fresh: Project) -> None:
     train_stage.main(fresh.training())
-    alone = [float.fromhex(loss) for loss in _losses(fresh)]
+    alone = [float.fromhex(loss) for loss in fresh.losses()]
     shutil.rmtree(fresh.stage)
     fresh.hardware.write_text("device: cpu\nranks: 2\ncheckpoint_every: 2\n")
-    stopped = _start(fresh)
-    _wait_for_checkpoint(fresh, stopped, 2)
+    stopped = start(fresh.training())
+    wait_for_checkpoint(fresh, stopped, 2)
     stopped.send_signal(signal.SIGUSR1)
     said = stopped.communicate()[0]
     assert stopped.returncode == 75, said
-    finished = _start(fresh)
+    finished = start(fresh.training())
     said = finished.communicate()[0]
     assert finished.returncode == 0, said
     assert "2 rank(s) x" in said and "resuming at step" in said
-    assert [float.fromhex(loss) for loss in _losses(fresh)] == pytest.approx(alone, rel=1e-4)
+    assert [float.fromhex(loss) for loss in fresh.losses()] == pytest.approx(alone, rel=1e-4)
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tiny_families
 import tiny_models
-import tiny_rows
 import torch
 from tiny_project import FROZEN, FULL, LORA
 
@@ -126,10 +126,10 @@ def test_groups_have_their_rates_and_norms_and_biases_no_decay(folder: Path) -> 
     assert sum(len(group["params"]) for group in groups.values()) == trained
 
 
-@pytest.mark.parametrize("name", list(tiny_rows.FAMILIES))
+@pytest.mark.parametrize("name", list(tiny_families.FAMILIES))
 def test_norms_and_biases_are_what_has_one_dimension(tmp_path: Path, name: str) -> None:
-    tiny = tiny_rows.FAMILIES[name]
-    model = tiny.load_model(tiny_rows.build(name, tmp_path / "tiny"), torch.float32, "cpu")
+    tiny = tiny_families.FAMILIES[name]
+    model = tiny.load_model(tiny_families.build(name, tmp_path / "tiny"), torch.float32, "cpu")
     tune = dict.fromkeys(tuning.MODULES, FULL)
     groups = tuning.parameter_groups(tuning.apply_tuning(model, tiny, tune), tiny, tune)
     place = {

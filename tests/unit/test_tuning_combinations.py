@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny_rows
+import tiny_families
 import torch
 from tiny_project import FROZEN, FULL, LORA
 from tiny_training import stage, train
@@ -32,23 +30,14 @@ CASES = [
 TIED = {"qwen2_vl": True, "qwen2_5_vl": False, "llava": False}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _as_before() -> Iterator[None]:
-    """Undo what trainings set; and spare what is there already the Trainer's garbage collection."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """Of each family: its model's folder and two rows."""
     found = {}
-    for name, family in tiny_rows.FAMILIES.items():
+    for name, family in tiny_families.FAMILIES.items():
         folder = tmp_path_factory.mktemp(name) / "tiny"
-        tiny_rows.build(name, folder, tie_word_embeddings=TIED[name])
-        found[name] = folder, [tiny_rows.row(family, folder, seed) for seed in (1, 2)]
+        tiny_families.build(name, folder, tie_word_embeddings=TIED[name])
+        found[name] = folder, [tiny_families.row(family, folder, seed) for seed in (1, 2)]
     return found
 
 
@@ -66,7 +55,7 @@ def test_there_are_26() -> None:
 def test_exactly_the_declared_tensors_move(
     built: dict, tmp_path: Path, name: str, modes: tuple[str, ...]
 ) -> None:
-    family, (folder, rows) = tiny_rows.FAMILIES[name], built[name]
+    family, (folder, rows) = tiny_families.FAMILIES[name], built[name]
     tune = {module: HOW[mode] for module, mode in zip(MODULES, modes, strict=True)}
     task = stage(tmp_path, folder, tune)
     model = tuned_model(task, family, torch.device("cpu"))
@@ -95,7 +84,7 @@ def test_exactly_the_declared_tensors_move(
 
 def test_nothing_to_tune_is_a_config_error(built: dict) -> None:
     folder, _ = built["qwen2_vl"]
-    family = tiny_rows.FAMILIES["qwen2_vl"]
+    family = tiny_families.FAMILIES["qwen2_vl"]
     model = family.load_model(folder, torch.float32, "cpu")
     with pytest.raises(ConfigError, match="nothing to train"):
         apply_tuning(model, family, dict.fromkeys(MODULES, FROZEN))
@@ -105,7 +94,7 @@ def test_an_adapter_begins_as_nothing_and_its_second_matrix_moves_first(
     built: dict, tmp_path: Path
 ) -> None:
     folder, rows = built["qwen2_vl"]
-    family = tiny_rows.FAMILIES["qwen2_vl"]
+    family = tiny_families.FAMILIES["qwen2_vl"]
     task = stage(tmp_path, folder, {"llm": HOW["lora"], "projector": FROZEN, "vision": FROZEN})
     model = tuned_model(task, family, torch.device("cpu"))
     before = _values(model)
@@ -119,7 +108,7 @@ def test_an_adapter_begins_as_nothing_and_its_second_matrix_moves_first(
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl"])
 def test_the_log_says_how_the_output_head_is_handled(built: dict, name: str) -> None:
-    family, (folder, _) = tiny_rows.FAMILIES[name], built[name]
+    family, (folder, _) = tiny_families.FAMILIES[name], built[name]
     what = "one tied matrix" if TIED[name] else "two matrices"
     for mode, how in (
         ("full", "trained once, as one parameter" if TIED[name] else "both trained with the llm"),

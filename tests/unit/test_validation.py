@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_project
 import torch
-from tiny_project import FROZEN, FULL, LORA, Project
+from tiny_project import FROZEN, FULL, TUNE, Project
 
 import export_adapter
 import merge_model
@@ -36,7 +35,6 @@ from shardline.training.trainer import PlanTrainer
 from shardline.training.tuning import apply_tuning
 from shardline.training.validation import LOSS, best, reason_to_stop
 
-TUNE = {"llm": LORA, "projector": FULL, "vision": FROZEN}
 STEPS = 12
 VALIDATE = {"every": 3, "data": "e", "early_stop": None}
 WHOLE = dict.fromkeys(TUNE, FULL)
@@ -48,7 +46,7 @@ UNSTEADY = {
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     made = tiny_project.build(tmp_path_factory.mktemp("project"), steps=STEPS)
     manifests = []
     for dataset, count, first in (("e", 7, 30), ("f", 4, 50)):
@@ -57,8 +55,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     batch = {"global_batch": {"samples": 6}, "max_length": 300}
     once = {"steps": None, "epochs": 1.0, "part": "validation"}
     tiny_project.plan(made.results, "s.validation", manifests, **once, **batch)
-    yield made
-    torch.use_deterministic_algorithms(False)
+    return made
 
 
 class Kept(Project):
@@ -79,13 +76,6 @@ def trained(project: Project) -> Project:
     return kept
 
 
-@pytest.fixture
-def fresh(project: Project) -> Iterator[Project]:
-    """The project without any training."""
-    with tiny_project.untrained(project):
-        yield project
-
-
 def arguments(project: Project, **changes) -> list[str]:
     """Arguments of train_stage for a training that validates."""
     plan = project.plan.with_name("s.validation.json")
@@ -93,13 +83,8 @@ def arguments(project: Project, **changes) -> list[str]:
     return [*project.training(**options), "--validation", str(plan)]
 
 
-def work_of(project: Project) -> Path:
-    (work,) = (project.stage / "work").iterdir()
-    return work
-
-
 def metric(project: Project, name: str) -> dict[int, float]:
-    lines = list(read_journal(work_of(project)))
+    lines = list(read_journal(project.work))
     found = [(line["step"], line["metrics"][name]) for line in lines if name in line["metrics"]]
     assert len(dict(found)) == len(found), "a step is there twice"
     return dict(found)
@@ -141,7 +126,7 @@ def test_validation_changes_no_training(trained: Project, fresh: Project) -> Non
 
 def test_validation_is_the_loss_of_the_checkpoint(trained: Project) -> None:
     result = read_json(trained.stage / "result.json")
-    work, losses = work_of(trained), metric(trained, LOSS)
+    work, losses = trained.work, metric(trained, LOSS)
     assert list(losses) == [3, 6, 9, 12] and losses[12] < losses[3]
     for step in (3, 12):
         expected = independent_losses(trained, trained_model(trained, work / f"checkpoint-{step}"))
@@ -212,7 +197,7 @@ def test_early_stop_and_its_best_checkpoint_survive_interruptions(
     assert (fresh.stage / "result.json").read_bytes() == whole[0]
 
     (fresh.stage / "result.json").unlink()
-    (work_of(fresh) / outcome.RECORD).unlink()
+    (fresh.work / outcome.RECORD).unlink()
     train_stage.main(words)
     assert f"resuming at step {stopped} of {STEPS}" in capsys.readouterr().out
     assert (fresh.stage / "result.json").read_bytes() == whole[0]
@@ -264,7 +249,7 @@ def test_a_merged_model_is_of_the_checkpoint_that_it_is_exported_from(trained: P
 
     folder, earlier = merged(trained, export_from="step:6")
     assert (earlier["export_from"], earlier["step"]) == ("step:6", 6)
-    model = trained_model(trained, work_of(trained) / "checkpoint-6").merge_and_unload()
+    model = trained_model(trained, trained.work / "checkpoint-6").merge_and_unload()
     found = family.load_model(folder, torch.float32, "cpu").state_dict()
     assert not (folder / "adapter").exists()
     for name, tensor in model.state_dict().items():
@@ -305,7 +290,7 @@ def test_exports_of_the_last_checkpoint_are_those_of_the_end(fresh: Project, tun
         merged(fresh, export_from="step:3")
     with pytest.raises(ConfigError, match="trained without `validate`"):
         merged(fresh, export_from="best")
-    (work_of(fresh) / "checkpoint-7" / outcome.TRAINED).write_bytes(b"damaged")
+    (fresh.work / "checkpoint-7" / outcome.TRAINED).write_bytes(b"damaged")
     with pytest.raises(DataError, match="gone, or not what"):
         merged(fresh, export_from="step:7")
 
@@ -350,7 +335,7 @@ def test_a_run_that_is_continued_equals_one_that_is_not_interrupted(fresh: Proje
     result = read_json(second.stage / "result.json")
     assert result["weights"][0]["sha256"] == weights[0]["sha256"]
     assert result["continues"] == {"stage": "parent", "key": key, "step": 7}
-    assert read_json(work_of(second) / "run.json")["continues"] == result["continues"]
+    assert read_json(second.work / "run.json")["continues"] == result["continues"]
     shutil.rmtree(second.stage)
     assert interrupted(words, 0.0)
     train_stage.main(words)

@@ -28,6 +28,7 @@ from shardline.files import (
 )
 from shardline.samples import Box, Medium, Sample
 from shardline.shards import write_shard
+from shardline.training.journal import read_journal
 
 WORDS = ("Save", "Open", "Close", "Search", "Print")
 TOKENS = {
@@ -37,6 +38,7 @@ TOKENS = {
     "prompt": "",
     "seed": 1,
 }
+ADAMW = {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "clip": 1.0}
 FULL = {"mode": "full", "lr": 2e-3, "weight_decay": 0.01}
 FROZEN = {"mode": "frozen", "lr": 0.0, "weight_decay": 0.0}
 LORA = {
@@ -48,6 +50,19 @@ LORA = {
     "dropout": 0.1,
     "targets": None,
 }
+TUNE = {"llm": LORA, "projector": FULL, "vision": FROZEN}
+TRAINING = {
+    "recipe": "r",
+    "stage": "s",
+    "method": "sft",
+    "family": "qwen2_vl",
+    "seed": 5,
+    "precision": "fp32",
+    "tune": dict.fromkeys(TUNE, FULL),
+    "optimizer": ADAMW,
+    "schedule": {"name": "cosine", "warmup": 1},
+}
+"""Options of a training, but for what its test is about."""
 
 
 @dataclass
@@ -65,6 +80,16 @@ class Project:
     @property
     def stage(self) -> Path:
         return self.results / "checkpoints/r/s"
+
+    @property
+    def work(self) -> Path:
+        """The folder of the stage's only training."""
+        (work,) = (self.stage / "work").iterdir()
+        return work
+
+    def losses(self) -> list[str]:
+        """Of each step in that training's journal, to the last bit."""
+        return [line["metrics"]["loss"].hex() for line in read_journal(self.work)]
 
     def training(self, **changes: Any) -> list[str]:
         """Arguments of train_stage; ``changes`` update the options."""
@@ -206,19 +231,8 @@ def build(
     planned = plan(results, "s", [manifest], **{**batches, "epochs": None, **planning})
     hardware = root / "cpu.yaml"
     hardware.write_text("device: cpu\nmicro_batch: 1\ncheckpoint_every: 2\n")
-    training = {
-        "recipe": "r",
-        "stage": "s",
-        "method": "sft",
-        "family": "qwen2_vl",
-        "seed": 5,
-        "precision": "fp32",
-        "tune": {"llm": FULL, "projector": FULL, "vision": FULL},
-        "optimizer": {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "clip": 1.0},
-        "schedule": {"name": "cosine", "warmup": 1},
-    }
     parquet = planned.with_suffix(".parquet")
-    return Project(results, model, lock, planned, parquet, training, hardware)
+    return Project(results, model, lock, planned, parquet, TRAINING, hardware)
 
 
 def benchmark(root: Path, count: int = 7) -> tuple[Path, Path]:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from tiny_project import ADAMW
 
 from shardline.hardware import Hardware
 from shardline.training.arguments import trainer_arguments
@@ -17,8 +18,6 @@ from shardline.training.model import tuned_model
 from shardline.training.packs import supervised
 from shardline.training.trainer import PlanTrainer
 from shardline.training.tuning import parameter_groups
-
-ADAMW = {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "clip": 1.0}
 
 
 def stage(
