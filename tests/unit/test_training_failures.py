@@ -192,7 +192,7 @@ def test_auto_fit_does_not_go_with_zero_3(fresh: Project, tmp_path: Path) -> Non
     config.write_text('{"zero_optimization": {"stage": 3}}')
     fresh.hardware.write_text(f"auto_fit: true\ndeepspeed: {config}\n")
     with pytest.raises(ConfigError, match=r"auto_fit: true does not go with ZeRO stage 3"):
-        fitting.check(train_stage.load_hardware(fresh.hardware))
+        train_stage.main(fresh.training())
 
 
 @pytest.mark.slow

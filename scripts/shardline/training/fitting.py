@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from shardline.errors import ConfigError
 from shardline.files import read_json
-from shardline.hardware import Hardware, forwards
+from shardline.hardware import forwards
 from shardline.loader import PlanDataset
 from shardline.training import random_state
 from shardline.training.failures import Work, out_of_memory
@@ -28,20 +27,6 @@ from shardline.training.zero_config import preset_zero_stage
 
 RECORD = "fitted"
 MOMENTS = 8  # bytes a trained parameter: AdamW's two, fp32
-
-
-def check(hardware: Hardware) -> None:
-    """Refuse what cannot be fitted.
-
-    Raises:
-        ConfigError: ZeRO stage 3, where one rank that runs out of memory cannot tell the others.
-    """
-    if hardware.auto_fit and preset_zero_stage(hardware) >= 3:
-        raise ConfigError(
-            f"hardware preset {hardware.name!r}: auto_fit: true does not go with ZeRO stage 3 "
-            f"({hardware.deepspeed}), whose ranks compute each forward together: one that runs "
-            "out of memory could not tell the others. Set micro_batch instead"
-        )
 
 
 def fit(

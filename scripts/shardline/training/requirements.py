@@ -53,6 +53,12 @@ def check_machine(options: Mapping[str, Any], hardware: Hardware) -> None:
     Raises:
         ConfigError: they cannot; says which key, and what is allowed.
     """
+    if hardware.auto_fit and preset_zero_stage(hardware) >= 3:
+        raise ConfigError(
+            f"hardware preset {hardware.name!r}: auto_fit: true does not go with ZeRO stage 3 "
+            f"({hardware.deepspeed}), whose ranks compute each forward together: one that runs "
+            "out of memory could not tell the others. Set micro_batch instead"
+        )
     if (wanted := options.get("continue_from")) and hardware.deepspeed:
         raise ConfigError(
             f"continue_from: hardware preset {hardware.name!r} uses DeepSpeed, which takes on no "

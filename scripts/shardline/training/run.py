@@ -13,7 +13,6 @@ from shardline import registry
 from shardline.files import read_json
 from shardline.hardware import check_devices, forwards
 from shardline.loader import PlanDataset
-from shardline.training import fitting
 from shardline.training.arguments import prepare, trainer_arguments
 from shardline.training.inputs import Stage
 from shardline.training.launch import own_rank
@@ -47,7 +46,6 @@ class Run:
         self.family = planned_family(family, stage, self.summary)
         self.steps, self.packs = self.summary["steps"], self.summary["max_packs_per_step"]
         self.factor = learning_rate_factor(options["schedule"], self.steps)
-        fitting.check(stage.hardware)
         self.size = forwards(stage.hardware, self.packs, stage.plan.as_posix())
         config = self.deepspeed()
         self.zero = zero_stage(config) if config else 0
