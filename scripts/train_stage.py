@@ -82,11 +82,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = arguments.options
     if options["method"] not in METHODS:
         raise ConfigError(f"method: {options['method']!r} is not one of {', '.join(METHODS)}")
-    for key, name in (
-        ("features", "features"),
-        ("validate", "validation"),
-        ("continue_from", "parent"),
-    ):
+    for name, key in FILES.items():
         if bool(options.get(key)) != bool(getattr(arguments, name)):
             raise ConfigError(f"--{name}: files go with the option `{key}`, and it with them")
     return arguments

@@ -15,8 +15,6 @@ from tokenizers import Tokenizer
 from shardline.errors import DataError, SampleError
 from shardline.labels import IGNORED
 
-LOSSES = ("answers", "all")
-
 
 class Segment(NamedTuple):
     """A stretch of rendered text; ``answer`` where a model is to write it."""
