@@ -21,6 +21,11 @@ _DATA = Path(os.environ.get("SHARDLINE_TEST_DATA", ROOT.parent / "shared" / "dat
 _skipped: list[str] = []
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the workflow's tests, the longest, so that test processes end together."""
+    items.sort(key=lambda item: item.path.parent.name != "workflow")
+
+
 @pytest.fixture
 def shared_data(request: pytest.FixtureRequest) -> Path:
     """The folder of real data; tests that need it are skipped where it is absent."""
