@@ -7,7 +7,9 @@ These rules alone see the network and the hub's token; nothing under raw/ change
 fetching = Tracked("fetch_dataset", project.fetch, "dataset")
 fetching_models = Tracked("fetch_model", project.source_models.fetch, "model")
 building_models = Tracked("build_model", project.source_models.build, "model")
-applying_adapters = Tracked("apply_adapter", project.source_models.apply_adapter, "model")
+applying_adapters = Tracked(
+    "apply_adapter", project.source_models.apply_adapter, "model"
+)
 
 
 localrules:
