@@ -93,7 +93,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     options = arguments.options
     hardware = load_hardware(arguments.hardware)
-    check_requirements(options, hardware, arguments.plan)
     key = work_key(
         options,
         arguments.plan,
@@ -104,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.parent,
     )
     work = arguments.work / key
+    if not (work / outcome.RECORD).is_file():  # else it is used, whatever the preset
+        check_requirements(options, hardware, arguments.plan)
 
     def train(stop: StopRequest) -> None:
         needed = needed_packages(options, hardware)

@@ -262,11 +262,14 @@ def test_what_is_finished_is_used_and_what_was_changed_is_not(
     train_stage.main(arguments)
     result = (fresh.stage / "result.json").read_bytes()
     (fresh.stage / "result.json").unlink()
+    preset = fresh.hardware.read_text()
+    fresh.hardware.write_text("ranks: 99\n")  # more than the plan has packs for
     capsys.readouterr()
     train_stage.main(arguments)
     assert "is finished" in capsys.readouterr().out
     assert (fresh.stage / "result.json").read_bytes() == result
 
+    fresh.hardware.write_text(preset)
     (fresh.work / "final/adapter_model.safetensors").write_bytes(b"damaged")
     train_stage.main(arguments)
     assert "resuming at step 12 of 12" in capsys.readouterr().out
