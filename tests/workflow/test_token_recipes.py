@@ -93,8 +93,9 @@ def recipes() -> dict[str, Json]:
     """The data of the five published set-ups, for models of a few layers."""
     filters = {name: chain for name, (_, chain) in RECIPES.items()}
     return {
-        "showui": {
+        "my_showui": {
             "family": "qwen2_vl",
+            "seed": 42,
             "base": "init:config/models/tiny_qwen2_vl.json",
             "train": ["agentnet", "omniact"],
             "filters": filters["showui"],
@@ -116,7 +117,7 @@ def recipes() -> dict[str, Json]:
             ],
             "evaluate": ["screenspot"],
         },
-        "holo1": {
+        "my_holo1": {
             "family": "qwen2_5_vl",
             "base": "init:config/models/tiny_qwen2_5_vl.json",
             "train": ["pix2code", "websrc", "templates"],
@@ -134,7 +135,7 @@ def recipes() -> dict[str, Json]:
                 ),
             ],
         },
-        "vase": {
+        "my_vase": {
             "family": "qwen2_5_vl",
             "base": "init:config/models/tiny_qwen2_5_vl.json",
             "train": ["vases"],
@@ -142,7 +143,7 @@ def recipes() -> dict[str, Json]:
             "tokens": {"task": "chat", "max_pixels": 1280 * TOKEN_PIXELS},
             "stages": [stage("sft", global_batch={"samples": 16}, epochs=2)],
         },
-        "aurora": {
+        "my_aurora": {
             "family": "llava",
             "base": "init:config/models/tiny_llava.json",
             "train": ["captions"],
@@ -161,7 +162,7 @@ def recipes() -> dict[str, Json]:
                 ),
             ],
         },
-        "qwenvl": {
+        "my_qwenvl": {
             "family": "qwen2_5_vl",
             "base": "init:config/models/tiny_qwen2_5_vl.json",
             "train": ["finetune", "mllm%50", "swift#10"],
@@ -183,15 +184,15 @@ def recipes() -> dict[str, Json]:
     }
 
 
-def project_config(folder: Path, shared_data: Path) -> Json:
-    """The recipes and their datasets."""
+def project_config(folder: Path, shared_data: Path, recipe: str) -> Json:
+    """The recipes, of which one is built, and their datasets."""
     write_vases(folder / "vases", shared_data)
     write_packs(folder / "packs", shared_data)
     options = VASE["chicken"][3]
     datasets = registry(shared_data)
     datasets["vases"] = entry(folder / "vases", "multiview", None, options)
     datasets["packs"] = entry(folder / "packs", "qwenvl", None, {"annotations": "packs.json"})
-    return {"datasets": datasets, "recipes": recipes(), "build": list(RECIPES)}
+    return {"datasets": datasets, "recipes": recipes(), "build": [recipe]}
 
 
 def funnel(workspace: Workspace, dataset: str) -> list[int]:
@@ -255,12 +256,12 @@ def assert_accounted(workspace: Workspace, recipe: str, stage: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_from_raw_samples_to_plans(tmp_path, shared_data, recipe):
-    config = {**project_config(tmp_path / "raw", shared_data), "build": [recipe]}
+    mine = f"my_{recipe}"
     workspace = Workspace.create(tmp_path / "project")
-    workspace.write_config(config)
+    workspace.write_config(project_config(tmp_path / "raw", shared_data, mine))
     workspace.snakemake("plans")
     funnels, plans = EXPECTED[recipe]
     assert {name: funnel(workspace, name) for name in funnels} == funnels
-    assert {name: figures(workspace, recipe, name) for name in plans} == plans
+    assert {name: figures(workspace, mine, name) for name in plans} == plans
     for name in plans:
-        assert_accounted(workspace, recipe, name)
+        assert_accounted(workspace, mine, name)
