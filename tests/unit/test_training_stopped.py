@@ -49,6 +49,16 @@ def _start(project: Project, **changes) -> subprocess.Popen[str]:
     )
 
 
+def _loading(project: Project, seconds: float) -> tuple[subprocess.Popen[str], int]:
+    """A training so long after it took its lease, and the process id of the program itself."""
+    process = _start(project, tune=TUNE)
+    while not list((project.stage / "work").glob("*/lease")):
+        time.sleep(0.01)
+    time.sleep(seconds)
+    (python,) = [pid for pid in _members(process.pid) if _program(pid)]
+    return process, python
+
+
 def _wait_for_steps(project: Project, process: subprocess.Popen[str], steps: int) -> None:
     """Until this process, and not one before it, has done the step."""
     begun = time.time()
@@ -113,28 +123,20 @@ def test_a_signal_to_the_whole_group_saves_with_two_loader_processes(
 @pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once_and_in_one_line(fresh: Project) -> None:
     """While the model is loaded the first is only noted; the second is not waited for."""
-    process = _start(fresh, tune=TUNE)
-    while not list((fresh.stage / "work").glob("*/lease")):
-        time.sleep(0.01)
-    time.sleep(1.0)
-    (python,) = [pid for pid in _members(process.pid) if _program(pid)]
+    process, python = _loading(fresh, 1.0)
     os.kill(python, signal.SIGINT)
     time.sleep(signals.ECHO + 0.2)
     os.kill(python, signal.SIGINT)
     said = process.communicate(timeout=60)[0]
     assert "Traceback" not in said and _gone(process.pid)
-    assert process.returncode == 75 if "before the first step" in said else 130, said
+    assert process.returncode == (75 if "before the first step" in said else 130), said
 
 
 @pytest.mark.slow
 def test_a_signal_while_the_model_is_loaded_ends_before_the_first_step(
     fresh: Project,
 ) -> None:
-    process = _start(fresh, tune=TUNE)
-    while not list((fresh.stage / "work").glob("*/lease")):
-        time.sleep(0.01)
-    time.sleep(0.5)
-    (python,) = [pid for pid in _members(process.pid) if _program(pid)]
+    process, python = _loading(fresh, 0.5)
     os.kill(python, signal.SIGTERM)
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 75 and "stopped: SIGTERM: before the first step" in said, said
