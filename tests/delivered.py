@@ -10,7 +10,7 @@ import write_report
 from results_tree import ResultsTree
 from shardline.tracking.follow import deliver_once
 
-METRICS = ("loss", "learning_rate", "grad_norm")
+METRICS = ("loss", "lr/llm", "grad_norm")
 
 
 def write_the_report(tree: ResultsTree, options: dict | None = None) -> None:

@@ -1,6 +1,6 @@
 """A small finished results folder of a recipe with two stages, as the stages would leave it.
 
-Screens are real images and the counts add up; models and losses are made up.
+Models and losses are made up; for its data see `data_tree`.
 """
 
 from __future__ import annotations
@@ -9,18 +9,10 @@ import json
 import math
 import random
 from pathlib import Path
-from typing import Any
 
-from PIL import Image, ImageDraw
-
-from converted_rows import write_rows
+from data_tree import BASE, BENCHMARK, FILTERED, TOKENS, TRAIN, DataTree, Json, draw_screen
 from shardline.files import canonical_json, sha256_bytes, sha256_file, write_json, write_jsonl
-
-TRAIN, BENCHMARK, BASE = "screens_train", "screens_test", "tiny-0a1b2c3d"
-FILTERED, TOKENS = "dedup-overlap-11aa22bb", "qwen2_vl-grounding-33cc44dd"
-NAMES = ("Save", "Cancel", "Send", "Search", "Mail", "Trash")
-COLOURS = ("#1ea03c", "#d71e28", "#1e5af0", "#ff8200", "#3ccdfa", "#5f3719")
-Json = dict[str, Any]
+from shardline.intervals import wilson
 
 
 def options() -> Json:
@@ -61,12 +53,11 @@ def options() -> Json:
     }
 
 
-class ResultsTree:
+class ResultsTree(DataTree):
     """Writes the tree below ``results``; a stage's key may be chosen."""
 
     def __init__(self, results: Path, screens: int = 12, steps: int = 200) -> None:
-        self.results = results
-        self.screens = screens
+        super().__init__(results, screens)
         self.steps = steps
 
     def write(self) -> ResultsTree:
@@ -84,131 +75,6 @@ class ResultsTree:
         self.write_scores("base", 0.05)
         self.write_times()
         return self
-
-    def json(self, name: str, value: Any) -> Path:
-        """Write a JSON file below ``results``."""
-        write_json(self.results / name, value)
-        return self.results / name
-
-    def write_data(self, name: str, seed: int, missing: int = 0) -> None:
-        """Raw screens with their lock, and the converted samples; ``missing`` rows are rejects."""
-        samples = []
-        for index in range(self.screens):
-            width, height = ((140, 112), (112, 140))[index % 2]
-            image, boxes = draw_screen(random.Random(f"{seed}/{index}"), width, height)
-            path = self.results / "raw" / name / "images" / f"{index:03d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image.save(path)
-            medium = {
-                "kind": "image",
-                "path": f"images/{index:03d}.png",
-                "sha256": sha256_file(path),
-            }
-            samples.append(
-                {
-                    "id": f"{name}:annotations.json#{index}",
-                    "dataset": name,
-                    "media": [medium | {"width": width, "height": height}],
-                    "messages": [],
-                    "boxes": boxes,
-                    "points": [],
-                    "frame": "unit",
-                    "group": "",
-                    "meta": {"cell": ("desktop/icon", "web/text")[index % 2]},
-                }
-            )
-        shard = self.results / "converted" / name / "samples-00000.jsonl.zst"
-        write_rows(shard, samples)
-        boxes = sum(len(sample["boxes"]) for sample in samples)
-        counts = {"in": self.screens + missing, "kept": self.screens, "rejected": missing}
-        self.json(
-            f"converted/{name}/manifest.json",
-            {
-                "stage": "convert",
-                "dataset": name,
-                "rows": counts,
-                "elements": {"in": boxes + missing, "kept": boxes, "rejected": missing},
-                "reasons": {"image missing": missing} if missing else {},
-                "clipped": 3,
-                "shards": [{"name": shard.name, "bytes": 1, "sha256": "", "samples": self.screens}],
-                "versions": {"pillow": "13.0.0"},
-            },
-        )
-        self.json(
-            f"raw/{name}.lock.json",
-            {
-                "name": name,
-                "kind": "dataset",
-                "source": "generate:screens",
-                "revision": None,
-                "files": self.screens + 1,
-                "bytes": 4321 * self.screens,
-                "sha256": sha256_bytes(name.encode()),
-            },
-        )
-
-    def write_filtered(self) -> None:
-        """Decisions that reject one sample, and the manifests of image and token shards."""
-        ids = [f"{TRAIN}:annotations.json#{index}" for index in range(self.screens)]
-        folder = f"filtered/{TRAIN}/{FILTERED}"
-        write_jsonl(
-            self.results / folder / "decisions-00000-png.jsonl",
-            [{"id": name, "kept": name != ids[3], "filter": "", "reason": ""} for name in ids],
-        )
-        counts = {"in": self.screens, "kept": self.screens - 1, "rejected": 1}
-        shard = {"name": "shard-00000-png.tar", "bytes": 40960, "sha256": "", "samples": 1}
-        filters = [
-            {"name": "dedup", "options": {"distance": 4}, "rejected": 1},
-            {"name": "overlap", "options": {"max_distance": 4, "limit": 0}, "rejected": 0},
-        ]
-        self.json(
-            f"{folder}/manifest.json",
-            {
-                "stage": "filter",
-                "dataset": TRAIN,
-                "variant": FILTERED,
-                "samples": counts,
-                "reasons": {"duplicate": 1},
-                "shards": [shard],
-                "filters": filters,
-                "versions": {"pillow": "13.0.0", "numpy": "2.4.0"},
-            },
-        )
-        figures = {"benchmark_images": self.screens, "training_images": self.screens - 1}
-        figures["matching_images"] = 0
-        self.json(
-            f"{folder}/report.json",
-            {"filters": [entry | {"figures": figures} for entry in filters]},
-        )
-        kept = {"in": self.screens - 1, "kept": self.screens - 1, "rejected": 0}
-        self.json(
-            f"tokens/{TRAIN}/{TOKENS}/manifest.json",
-            {
-                "stage": "tokens",
-                "samples": kept,
-                "tokens": 120 * self.screens,
-                "supervised_tokens": 40 * self.screens,
-                "patches": 80 * self.screens,
-                "reasons": {},
-                "shards": [],
-                "versions": {"tokenizers": "0.22.1"},
-            },
-        )
-
-    def write_model_lock(self) -> None:
-        """The lock of the base model."""
-        self.json(
-            f"raw/models/{BASE}.lock.json",
-            {
-                "name": BASE,
-                "kind": "model",
-                "source": "init:config/models/tiny.json",
-                "revision": None,
-                "files": 7,
-                "bytes": 1_234_567,
-                "sha256": sha256_bytes(BASE.encode()),
-            },
-        )
 
     def plan(self, stage: str) -> Json:
         """A stage's plan."""
@@ -388,22 +254,6 @@ class ResultsTree:
             path.write_text(json.dumps({"s": seconds, "max_rss": 100.0}) + "\n")
 
 
-def draw_screen(draw: random.Random, width: int, height: int) -> tuple[Image.Image, list[Json]]:
-    """A screen with three labelled rectangles, and their boxes as fractions."""
-    image = Image.new("RGB", (width, height), draw.choice(("#dfe6ee", "#26303c", "#efe8dc")))
-    pen = ImageDraw.Draw(image)
-    pen.rectangle((0, 0, width, 9), fill="#7b8794")
-    boxes = []
-    for row, name in enumerate(draw.sample(NAMES, 3)):
-        left, top = draw.randrange(4, width - 40), 16 + row * (height - 20) // 3 + draw.randrange(8)
-        corners = (left, top, left + 34, top + 16)
-        pen.rounded_rectangle(corners, 3, fill=COLOURS[NAMES.index(name)])
-        pen.text((left + 4, top + 3), name, fill="white")
-        xyxy = [left / width, top / height, corners[2] / width, corners[3] / height]
-        boxes.append({"label": f"{name} button", "xyxy": xyxy, "kind": "text"})
-    return image, boxes
-
-
 def journal_rows(steps: int, lr: float, start: float, seed: int = 0) -> list[Json]:
     """One journal row a step: a noisy falling loss and a cosine learning rate."""
     noise = random.Random(seed)
@@ -413,7 +263,7 @@ def journal_rows(steps: int, lr: float, start: float, seed: int = 0) -> list[Jso
             "time": start + 0.5 * step,
             "metrics": {
                 "loss": 0.3 + 3.6 * math.exp(-4 * step / steps) + noise.uniform(0, 0.25),
-                "learning_rate": lr * 0.5 * (1 + math.cos(math.pi * step / steps)),
+                "lr/llm": lr * 0.5 * (1 + math.cos(math.pi * step / steps)),
                 "grad_norm": noise.uniform(0.5, 2.0),
             },
         }
@@ -441,13 +291,3 @@ def _item(draw: random.Random, index: int, number: int, box: Json, accuracy: flo
         "question": f"Where is: {box['label']}?",
         "answer": answer,
     }
-
-
-def wilson(hits: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    share = hits / total
-    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    reach = (
-        z * math.sqrt(share * (1 - share) / total + z * z / (4 * total**2)) / (1 + z * z / total)
-    )
-    return middle - reach, middle + reach

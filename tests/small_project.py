@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from results_tree import draw_screen, journal_rows
+from data_tree import draw_screen
+from results_tree import journal_rows
 from shardline import dag, paths
 from shardline.config.layers import load, project_layers
 from shardline.config.project import Project

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from results_tree import BENCHMARK, ResultsTree, options
+from data_tree import BENCHMARK
+from results_tree import ResultsTree, options
 from shardline.cli.main import main
 from shardline.errors import UserError
 from shardline.files import read_json, write_json

@@ -13,8 +13,9 @@ import pytest
 
 import deliver_runs
 import results_tree
+from data_tree import BENCHMARK, TRAIN
 from delivered import Seen, deliver, write_the_report
-from results_tree import BENCHMARK, TRAIN, ResultsTree, journal_rows
+from results_tree import ResultsTree, journal_rows
 from shardline.files import canonical_json, read_json, sha256_file, write_json
 from shardline.provenance import LOCK
 from shardline.tracking import delivery as delivery_module

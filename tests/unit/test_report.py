@@ -14,10 +14,12 @@ import yaml
 import results_tree
 import write_report
 from converted_rows import write_rows
-from results_tree import BENCHMARK, FILTERED, TOKENS, TRAIN, ResultsTree
+from data_tree import BENCHMARK, FILTERED, TOKENS, TRAIN
+from results_tree import ResultsTree
 from shardline.errors import DataError
 from shardline.files import read_json, read_jsonl, write_json, write_jsonl
 from shardline.reporting.artefacts import Artefacts
+from shardline.reporting.curves import stage_curves
 from shardline.reporting.pictures import predictions, training_samples
 
 
@@ -345,3 +347,18 @@ def test_several_versions_of_a_package_are_told_apart(results: Path) -> None:
         "13.0.0": [f"convert/{TRAIN}", f"filter/{TRAIN}"],
     }
     assert f"pillow 12.0.0 convert/{BENCHMARK}" in shown_text(page)
+
+
+@pytest.mark.parametrize(("share", "lines"), [(1.0, ["lr/llm"]), (0.5, ["lr/llm", "lr/vision"])])
+def test_learning_rates_that_differ_have_a_line_each(
+    results: Path, share: float, lines: list[str]
+) -> None:
+    key = "sft0000"
+    journal = ResultsTree(results).work("sft", key) / "metrics.jsonl"
+    rows = list(read_jsonl(journal))
+    for row in rows:
+        row["metrics"]["lr/vision"] = share * row["metrics"]["lr/llm"]
+    write_jsonl(journal, rows)
+    curves = stage_curves("demo", "sft", key, Artefacts(results))
+    assert sorted(curves.rates) == lines
+    assert curves.rate.count("<polyline") == len(lines)

@@ -11,7 +11,7 @@ from shardline.reporting.artefacts import Artefacts, Json
 from shardline.reporting.charts import Series, line_chart, moving_mean
 
 VALIDATION = "validation/loss"
-RATE_NAMES = ("learning_rate", "lr")
+RATE = "lr/"  # and a module
 NO_CHART = Markup("")
 RATE_LOOKS = ("line", "second", "third")
 
@@ -53,7 +53,7 @@ def stage_curves(recipe: str, stage: str, key: str | None, artefacts: Artefacts)
         lines.append(Series(f"mean of {window} steps", steps, moving_mean(losses, window)))
     if validation := sorted(metrics.get(VALIDATION, {}).items()):
         lines.append(Series("validation loss", *zip(*validation, strict=True), look="second"))
-    rates = {name: values for name, values in sorted(metrics.items()) if _is_rate(name)}
+    rates = {name: values for name, values in sorted(metrics.items()) if name.startswith(RATE)}
     distinct = {tuple(sorted(values.items())): name for name, values in reversed(rates.items())}
     rate_lines = [
         Series(name, sorted(rates[name]), [rates[name][s] for s in sorted(rates[name])], look)
@@ -67,7 +67,3 @@ def stage_curves(recipe: str, stage: str, key: str | None, artefacts: Artefacts)
         validated=bool(validation),
         rates=tuple(line.name for line in rate_lines),
     )
-
-
-def _is_rate(name: str) -> bool:
-    return any(name == rate or name.startswith((f"{rate}/", f"{rate}_")) for rate in RATE_NAMES)
